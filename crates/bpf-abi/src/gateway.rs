@@ -1,0 +1,236 @@
+//! What a LISP gateway's programs look up.
+//!
+//! A packet to an EID: [`InterfaceValue`] by ifindex, [`MappingValue`] by [`EidKey`], the flow's [`FlowValue`] if it
+//! is still usable or else a bucket of the mapping's [`SlotValue`], then the [`LocatorValue`].
+
+/// Buckets of one mapping; one bucket is 0.1 % of its new flows.
+pub const BUCKETS: usize = 1024;
+/// Locators in one mapping.
+pub const MEMBERS: usize = 32;
+/// Octets that IPv4 encapsulation adds: IPv4, UDP, LISP (RFC 9300 §5.1).
+pub const OVERHEAD_V4: u32 = 36;
+/// Octets that IPv6 encapsulation adds (RFC 9300 §5.2).
+pub const OVERHEAD_V6: u32 = 56;
+
+/// Key of the map-cache and local-EID tries: instance and IPv4-mapped address behind the length in bits.
+///
+/// A prefix of `n` bits has `prefix_len` 32 + n (IPv6) or 32 + 96 + n (IPv4).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EidKey {
+    /// Leading bits that count, instance included; native byte order (the kernel's `bpf_lpm_trie_key`).
+    pub prefix_len: u32,
+    /// Instance ID, big-endian.
+    pub instance_id: [u8; 4],
+    /// Address, network order, IPv4-mapped.
+    pub address: [u8; 16],
+}
+
+/// What the gateway does on an interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceValue {
+    /// Instance of the EIDs behind it.
+    pub instance_id: u32,
+    /// `INTERFACE_*` bits.
+    pub flags: u32,
+}
+
+/// The stack has already decremented the TTL; a packet that cannot be encapsulated is dropped, not passed back.
+pub const INTERFACE_FROM_STACK: u32 = 1;
+
+/// Value of the map-cache trie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingValue {
+    /// One of `ACTION_*`.
+    pub action: u32,
+    /// Index of the [`SlotValue`]; a new table is written to a free slot, then this value is replaced.
+    pub slot: u32,
+    /// Names the mapping in flows and counters, never reused while counters are kept.
+    pub mapping_id: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+
+/// Encapsulate to the slot's locators.
+pub const ACTION_ENCAPSULATE: u32 = 0;
+/// Unresolved: hand the packet to user space, which asks the mapping system.
+pub const ACTION_RESOLVE: u32 = 1;
+/// Leave the packet to the stack (Natively-Forward).
+pub const ACTION_NATIVE: u32 = 2;
+/// Drop the packet.
+pub const ACTION_DROP: u32 = 3;
+
+/// One locator of a mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Index of the [`LocatorValue`].
+    pub locator: u32,
+    /// 1 if flows may use it (priority not 255, R bit set, up); a weight of 0 stays usable for the flows it has.
+    pub usable: u32,
+}
+
+/// The locators of a mapping and who gets which share of its new flows.
+///
+/// The index of a locator in `members` is kept for as long as the locator stays in the mapping: flows remember it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotValue {
+    /// Members in use.
+    pub member_count: u32,
+    /// Explicit padding.
+    pub pad: u32,
+    /// The locators.
+    pub members: [Member; MEMBERS],
+    /// Bucket to index in `members`; [`NO_MEMBER`] where nothing is usable.
+    pub buckets: [u8; BUCKETS],
+}
+
+/// Bucket of a mapping that has no usable locator: the packet is dropped and counted.
+pub const NO_MEMBER: u8 = 0xff;
+
+/// Everything needed to write the outer headers towards one locator.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocatorValue {
+    /// Our RLOC, network order, IPv4-mapped.
+    pub source: [u8; 16],
+    /// The locator, likewise.
+    pub destination: [u8; 16],
+    /// Next hop on the way, likewise; equal to `destination` when on-link.
+    pub next_hop: [u8; 16],
+    /// Interface towards the next hop.
+    pub ifindex: u32,
+    /// Largest outer packet in octets on the way to the locator.
+    pub mtu: u32,
+    /// 4 or 6: family of the outer header.
+    pub family: u32,
+    /// `LOCATOR_*` bits.
+    pub flags: u32,
+    /// MAC of the next hop for XDP, zero until resolved.
+    pub next_hop_mac: [u8; 6],
+    /// MAC of the interface for XDP.
+    pub source_mac: [u8; 6],
+    /// Explicit padding.
+    pub pad: u32,
+}
+
+/// `next_hop_mac` and `source_mac` are valid.
+pub const LOCATOR_MAC_RESOLVED: u32 = 1;
+/// The ETR announced that it accepts LISP-GPE headers (RFC 9305).
+pub const LOCATOR_GPE: u32 = 2;
+
+/// A flow, as the ITR tells flows apart. For fragments and protocols without ports both ports are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source EID, network order, IPv4-mapped.
+    pub source: [u8; 16],
+    /// Destination EID, likewise.
+    pub destination: [u8; 16],
+    /// Instance ID, native.
+    pub instance_id: u32,
+    /// Source port, network order.
+    pub source_port: [u8; 2],
+    /// Destination port, network order.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// Where a flow goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowValue {
+    /// `bpf_ktime_get_ns` (since boot) of a recent packet; refreshed at most once a second.
+    pub last_seen: u64,
+    /// Mapping it belongs to.
+    pub mapping_id: u32,
+    /// Index in the mapping's members.
+    pub member: u32,
+    /// Locator at that index when the flow was placed; if the index now holds another, the flow is placed anew.
+    pub locator: u32,
+    /// `FLOW_*` bits.
+    pub flags: u32,
+}
+
+/// The sender closed or reset; a SYN on the same 5-tuple is then a new flow.
+pub const FLOW_CLOSING: u32 = 1;
+
+/// Value of the local-EID trie: packets to these EIDs are decapsulated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalEidValue {
+    /// Interface towards the hosts; 0 leaves the packet to the stack.
+    pub ifindex: u32,
+    /// Next hop on that interface, network order, IPv4-mapped; all zero when the hosts are on-link.
+    pub next_hop: [u8; 16],
+    /// Names the EID-prefix in counters.
+    pub local_id: u32,
+}
+
+/// Key of the traffic counters.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrafficKey {
+    /// [`MappingValue::mapping_id`], or [`LocalEidValue::local_id`] for decapsulated packets.
+    pub id: u32,
+    /// Locator index; [`DECAPSULATED`] for decapsulated packets.
+    pub locator: u32,
+}
+
+/// `locator` of the counters of a local EID-prefix.
+pub const DECAPSULATED: u32 = 0xffff_ffff;
+
+/// Counted per CPU; user space creates the entries and adds the CPUs up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficValue {
+    /// Flows placed on the locator.
+    pub flows: u64,
+    /// Packets as they will be on the wire (a GSO packet counts as its segments).
+    pub packets: u64,
+    /// Octets of the inner packets.
+    pub bytes: u64,
+}
+
+/// One entry: what the programs need to know about their node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeValue {
+    /// TAP device that takes packets of unresolved EIDs; 0 drops them.
+    pub resolve_ifindex: u32,
+    /// veth that segments UDP GSO packets before decapsulation (kernels without `BPF_F_ADJ_ROOM_DECAP_L4_UDP`); 0 if none.
+    pub segment_ifindex: u32,
+    /// Nanoseconds without a packet after which a flow may be placed anew; 0 turns stickiness off.
+    pub flow_idle_ns: u64,
+}
+
+macro_rules! sizes {
+    ($($name:ident = $size:expr),* $(,)?) => {
+        $(
+            const _: () = assert!(core::mem::size_of::<$name>() == $size);
+            // SAFETY: repr(C), integers only, and the padding is explicit: every bit pattern is a value and no
+            // octet is left uninitialised.
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $name {}
+        )*
+    };
+}
+
+sizes! {
+    EidKey = 24,
+    InterfaceValue = 8,
+    MappingValue = 16,
+    Member = 8,
+    SlotValue = 8 + 8 * MEMBERS + BUCKETS,
+    LocatorValue = 80,
+    FlowKey = 44,
+    FlowValue = 24,
+    LocalEidValue = 24,
+    TrafficKey = 8,
+    TrafficValue = 24,
+    NodeValue = 16,
+}

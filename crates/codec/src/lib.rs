@@ -1,0 +1,16 @@
+//! What every wire format of weir needs: a bounded [`Reader`] whose errors name the field, a [`Writer`],
+//! [`IpPrefix`]es, and [`Instant`], the time that protocol machines take as an argument.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod instant;
+mod prefix;
+mod reader;
+mod writer;
+
+pub use instant::Instant;
+pub use prefix::{IpPrefix, PrefixError};
+pub use reader::{DecodeError, Reader};
+pub use writer::{EncodeError, Writer};

@@ -1,0 +1,1 @@
+//! Loads, attaches and pins weir's eBPF programs and reconciles their maps with a desired table.

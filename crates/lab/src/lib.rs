@@ -1,0 +1,1 @@
+//! Topologies in network namespaces, load, experiments and reports.

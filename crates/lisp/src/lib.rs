@@ -1,0 +1,9 @@
+//! LISP (RFC 9300, 9301, 9437, 8060): wire formats, map-cache, Map-Server, Map-Resolver and xTR state machines.
+//!
+//! Nothing here opens a socket, reads a clock or draws a random number: time and randomness are arguments.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod wire;

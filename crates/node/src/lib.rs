@@ -1,0 +1,1 @@
+//! The shell of every role: sockets, timers, store, HTTP API, metrics.
