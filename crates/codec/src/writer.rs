@@ -100,7 +100,8 @@ impl Writer {
     /// # Errors
     /// [`EncodeError::TooLarge`] above 65 535.
     pub fn length16(&mut self, value: usize, field: &'static str) -> Result<(), EncodeError> {
-        let length = u16::try_from(value).map_err(|_| EncodeError::TooLarge { field, value, limit: 0xffff })?;
+        let length =
+            u16::try_from(value).map_err(|_| EncodeError::TooLarge { field, value, limit: 0xffff })?;
         self.u16(length);
         Ok(())
     }
