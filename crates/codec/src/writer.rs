@@ -19,6 +19,14 @@ pub enum EncodeError {
         /// What fits.
         limit: usize,
     },
+    /// `field` cannot hold this value.
+    #[error("{field}: {value:#x} cannot be sent")]
+    Invalid {
+        /// Field being written.
+        field: &'static str,
+        /// What was to be written.
+        value: u64,
+    },
 }
 
 /// Appends fields in network byte order.

@@ -55,10 +55,10 @@ pub enum Address {
         /// "IID mask-len"; sent as 0.
         mask_len: u8,
         /// The address inside.
-        address: Box<Address>,
+        address: Box<Self>,
     },
     /// LCAF type 1.
-    AfiList(Vec<Address>),
+    AfiList(Vec<Self>),
     /// Any other LCAF, kept as it came (RFC 9306 §3).
     UnknownLcaf {
         /// LCAF type.
