@@ -7,4 +7,13 @@
 extern crate alloc;
 
 pub mod auth;
+pub mod machine;
+pub mod map_cache;
+pub mod map_server;
+pub mod mapping;
+pub mod nonce;
+pub mod prefix_map;
+pub mod rate;
+pub mod rtt;
 pub mod wire;
+pub mod xtr;
