@@ -1,0 +1,302 @@
+use super::*;
+use std::os::unix::fs::PermissionsExt as _;
+
+/// A directory with a key (0600) and a token (0600).
+fn directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in [("key", "edge-secret-1\n"), ("token", "0123456789abcdef\n"), ("short", "abc")] {
+        std::fs::write(dir.path().join(name), content).unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::write(dir.path().join("open"), "edge-secret-1").unwrap();
+    std::fs::set_permissions(dir.path().join("open"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    dir
+}
+
+const GATEWAY: &str = r#"
+[node]
+name = "client-gateway"
+state_dir = "state"
+[http]
+listen = "10.0.1.1:9341"
+token_file = "token"
+[gateway]
+rlocs = ["10.0.1.1", "2001:db8::1"]
+xtr_id = "000102030405060708090a0b0c0d0e0f"
+site_id = 1
+map_resolvers = ["10.0.0.10", "[2001:db8::10]:4400"]
+eid_space = ["10.100.0.0/16", "[7]10.200.0.0/16"]
+subscribe = ["10.100.0.1/32"]
+flow_idle = "1m"
+[[gateway.map_server]]
+address = "10.0.0.10"
+key_id = 1
+key_file = "key"
+[gateway.pubsub]
+key_id = 2
+algorithm = "hmac-sha-256-128"
+key_file = "key"
+[[gateway.interface]]
+name = "eth1"
+[[gateway.interface]]
+name = "eth0"
+role = "underlay"
+[[gateway.eid]]
+prefix = "10.200.0.0/24"
+interface = "eth1"
+ttl = "2m"
+"#;
+
+const MAPSERVER: &str = r#"
+[node]
+name = "control"
+[mapserver]
+listen = ["10.0.0.10"]
+[[mapserver.site]]
+name = "edges"
+site_id = 2
+key_id = 1
+key_file = "key"
+eid_prefixes = [{ prefix = "10.100.0.0/16" }]
+[[mapserver.subscriber]]
+name = "client-gateway"
+xtr_id = "000102030405060708090a0b0c0d0e0f"
+key_id = 2
+key_file = "key"
+"#;
+
+const CONTROLLER: &str = r#"
+[node]
+name = "control"
+[controller]
+interval = "1s"
+[controller.mapserver]
+url = "http://127.0.0.1:9342/"
+[[controller.service]]
+name = "web"
+eid = "10.100.0.1/32"
+gateway = "client-gateway"
+[controller.service.source]
+url = "http://127.0.0.1:9090"
+query = "weir_gateway_offered_flows_per_second"
+[[controller.service.edge]]
+name = "edge1"
+rloc = "10.0.2.1"
+capacity = 400
+[[controller.service.edge]]
+name = "edge2"
+rloc = "10.0.3.1"
+capacity = 800.5
+"#;
+
+#[test]
+fn every_role_is_read() {
+    let dir = directory();
+    let gateway = Config::parse(GATEWAY, dir.path()).unwrap();
+    assert_eq!(gateway.node.state_dir, dir.path().join("state"));
+    assert!(gateway.http.token.unwrap().matches(b"0123456789abcdef"));
+    let gateway = gateway.gateway.unwrap();
+    assert_eq!(gateway.map_resolvers[0], "10.0.0.10:4342".parse().unwrap());
+    assert_eq!(gateway.map_resolvers[1], "[2001:db8::10]:4400".parse().unwrap());
+    assert_eq!(gateway.eid_space[1].instance_id.0, 7);
+    assert_eq!(gateway.identity.xtr_id.0[15], 15);
+    assert_eq!(gateway.pubsub.unwrap().algorithm.number(), 2);
+    assert_eq!(gateway.map_servers[0].key.algorithm.number(), 3);
+    assert_eq!(gateway.eids[0].ttl_minutes, 2);
+    let mapserver = Config::parse(MAPSERVER, dir.path()).unwrap().mapserver.unwrap();
+    assert!(mapserver.sites[0].key.secret.matches(b"edge-secret-1"));
+    assert!(mapserver.sites[0].eid_prefixes[0].more_specifics);
+    let controller = Config::parse(CONTROLLER, dir.path()).unwrap().controller.unwrap();
+    assert_eq!(controller.mapserver_url, "http://127.0.0.1:9342");
+    assert_eq!(controller.services[0].edges[1].capacity, 800.5);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let dir = directory();
+    for text in [GATEWAY, MAPSERVER, CONTROLLER] {
+        let file: raw::File = toml::from_str(text).unwrap();
+        let written = file.to_toml();
+        assert_eq!(toml::from_str::<raw::File>(&written).unwrap(), file, "{written}");
+        Config::parse(&written, dir.path()).unwrap();
+    }
+}
+
+/// `(text replaced, its replacement, path of the problem, words in its message)`
+type Case = (&'static str, &'static str, &'static str, &'static str);
+
+#[track_caller]
+fn refused(text: &str, cases: &[Case]) {
+    let dir = directory();
+    for (from, to, path, words) in cases {
+        assert!(text.contains(from), "the case is out of date: {from}");
+        let changed = text.replacen(from, to, 1);
+        let error = Config::parse(&changed, dir.path()).expect_err(to);
+        let found = error.problems.iter().find(|p| p.path == *path && p.message.contains(words));
+        assert!(found.is_some(), "{from} -> {to}: expected {path}: …{words}…, got\n{error}");
+        assert_eq!(error.problems.len(), 1, "{from} -> {to}:\n{error}");
+    }
+}
+
+#[test]
+fn gateway_refusals() {
+    refused(
+        GATEWAY,
+        &[
+            ("name = \"client-gateway\"", "name = \"client gateway\"", "node.name", "letters, digits"),
+            ("name = \"client-gateway\"", "nam = 1\nname = \"a\"", "node.nam", "did you mean `name`"),
+            ("token_file = \"token\"", "", "http.token_file", "can be reached from elsewhere"),
+            ("token_file = \"token\"", "token_file = \"short\"", "http.token_file", "expected 16 to"),
+            ("listen = \"10.0.1.1:9341\"", "listen = \"10.0.1.1\"", "http.listen", "ADDRESS:PORT"),
+            ("[\"10.0.1.1\", ", "[\"224.0.0.1\", ", "gateway.rlocs[0]", "not the address of one node"),
+            ("\"2001:db8::1\"", "\"10.0.1.1\"", "gateway.rlocs[1]", "same address as gateway.rlocs[0]"),
+            ("\"2001:db8::1\"", "1", "gateway.rlocs[1]", "expected a string"),
+            ("0d0e0f", "0d0e0", "gateway.xtr_id", "32 hexadecimal"),
+            ("site_id = 1", "site_id = -1", "gateway.site_id", "expected a whole number"),
+            (
+                "\"10.0.0.10\", \"[",
+                "\"10.0.0.x\", \"[",
+                "gateway.map_resolvers[0]",
+                "ADDRESS or ADDRESS:PORT",
+            ),
+            ("\"10.100.0.0/16\"", "\"10.100.0.0/33\"", "gateway.eid_space[0]", "longer than the 32 bits"),
+            ("\"10.100.0.0/16\"", "\"10.101.0.0/16\"", "gateway.subscribe[0]", "outside gateway.eid_space"),
+            ("[7]", "[16777216]", "gateway.eid_space[1]", "24 bits"),
+            ("\"10.100.0.1/32\"", "\"10.100.0.1/24\"", "gateway.subscribe[0]", "write 10.100.0.0/24"),
+            ("flow_idle = \"1m\"", "flow_idle = \"1\"", "gateway.flow_idle", "not a duration"),
+            ("flow_idle = \"1m\"", "flow_idle = \"1ms\"", "gateway.flow_idle", "out of range: 1s to 1day"),
+            ("flow_idle", "hook = \"tcx\"\nflow_idle", "gateway.hook", "unknown word"),
+            ("flow_idle", "hold_packets = 5000\nflow_idle", "gateway.hold_packets", "more than 4096"),
+            ("key_id = 1", "key_id = 256", "gateway.map_server[0].key_id", "0 to 255"),
+            ("key_file = \"key\"", "key_file = \"open\"", "gateway.map_server[0].key_file", "chmod 600"),
+            ("key_file = \"key\"", "key_file = \"absent\"", "gateway.map_server[0].key_file", "cannot read"),
+            ("key_file = \"key\"", "", "gateway.map_server[0].key_file", "required"),
+            ("role = \"underlay\"", "", "gateway.interface", "role \"underlay\""),
+            ("name = \"eth0\"", "name = \"a-much-too-long-name\"", "gateway.interface[1].name", "at most 15"),
+            ("name = \"eth0\"", "name = \"eth1\"", "gateway.interface[1]", "same name"),
+            ("interface = \"eth1\"", "interface = \"eth0\"", "gateway.eid[0].interface", "role \"eid\""),
+            ("ttl = \"2m\"", "ttl = \"90s\"", "gateway.eid[0].ttl", "whole minutes"),
+            (
+                "ttl = \"2m\"",
+                "next_hop = \"2001:db8::2\"",
+                "gateway.eid[0].next_hop",
+                "another address family",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn mapserver_refusals() {
+    refused(
+        MAPSERVER,
+        &[
+            ("[\"10.0.0.10\"]", "[]", "mapserver.listen", "required"),
+            (
+                "eid_prefixes = [{ prefix = \"10.100.0.0/16\" }]",
+                "",
+                "mapserver.site[0].eid_prefixes",
+                "required",
+            ),
+            (
+                "\"10.100.0.0/16\"",
+                "\"10.100.0.0\\\\16\"",
+                "mapserver.site[0].eid_prefixes[0].prefix",
+                "not an IP prefix",
+            ),
+            ("\"10.100.0.0/16\"", "\"\"", "mapserver.site[0].eid_prefixes[0].prefix", "required"),
+            (
+                "{ prefix = \"10.100.0.0/16\" }",
+                "{ prefix = \"10.100.0.0/16\" }, { prefix = \"10.100.0.0/16\" }",
+                "mapserver.site[0].eid_prefixes[1]",
+                "can belong to one site only",
+            ),
+            (
+                "{ prefix =",
+                "{ prefixes = 1, prefix =",
+                "mapserver.site[0].eid_prefixes[0].prefixes",
+                "`prefix`",
+            ),
+            ("0d0e0f", "0d0e0g", "mapserver.subscriber[0].xtr_id", "32 hexadecimal"),
+        ],
+    );
+}
+
+#[test]
+fn controller_refusals() {
+    refused(
+        CONTROLLER,
+        &[
+            ("\"1s\"", "\"99ms\"", "controller.interval", "out of range: 100ms to 1h"),
+            (
+                "http://127.0.0.1:9342/",
+                "https://127.0.0.1:9342",
+                "controller.mapserver.url",
+                "not a base URL",
+            ),
+            (
+                "query = ",
+                "max_age = \"1d\"\nquery = ",
+                "controller.service[0].source.max_age",
+                "out of range",
+            ),
+            (
+                "query = \"weir_gateway_offered_flows_per_second\"",
+                "",
+                "controller.service[0].source.query",
+                "required",
+            ),
+            (
+                "[[controller.service.edge]]",
+                "kind = \"gateway\"\n[[controller.service.edge]]",
+                "controller.service[0].source.query",
+                "no meaning",
+            ),
+            ("capacity = 400", "capacity = nan", "controller.service[0].edge[0].capacity", "greater than 0"),
+            ("10.0.3.1", "10.0.2.1", "controller.service[0].edge[1]", "same rloc"),
+            (
+                "gateway = \"client-gateway\"",
+                "dead_band = 1.0",
+                "controller.service[0].dead_band",
+                "not a share",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_with_lines() {
+    let dir = directory();
+    let text = "[node]\nname = \"\"\nstatedir = \"x\"\n[mapserver]\nlisten = [\"x\", 1]\n\n[[mapserver.site]]\n\
+                eid_prefixes = [{ prefix = \"10.0.0.0/8\" }, { prefix = \"10.0.0.0/99\" }]\n[controler]\n";
+    let error = Config::parse(text, dir.path()).unwrap_err();
+    let found: Vec<(Option<usize>, &str)> =
+        error.problems.iter().map(|p| (p.line, p.path.as_str())).collect();
+    let expected = [
+        (Some(3), "node.statedir"),
+        (Some(5), "mapserver.listen[1]"),
+        (Some(9), "controler"),
+        (Some(2), "node.name"),
+        (Some(5), "mapserver.listen[0]"),
+        (Some(7), "mapserver.site[0].name"),
+        (Some(7), "mapserver.site[0].key_file"),
+        (Some(8), "mapserver.site[0].eid_prefixes[1].prefix"),
+    ];
+    for problem in expected {
+        assert!(found.contains(&problem), "{problem:?} is missing in\n{error}");
+    }
+    assert_eq!(found.len(), expected.len(), "{error}");
+}
+
+#[test]
+fn a_file_without_a_role_is_refused() {
+    let error = Config::parse("[node]\nname = \"a\"", Path::new("")).unwrap_err();
+    assert_eq!(error.to_string(), "no role: add a section [gateway], [mapserver] or [controller]");
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    let dir = directory();
+    let text = format!("{:?}", Config::parse(GATEWAY, dir.path()).unwrap());
+    assert!(!text.contains("edge-secret") && !text.contains("0123456789abcdef"), "{text}");
+}
