@@ -7,6 +7,10 @@
 pub const BUCKETS: usize = 1024;
 /// Locators in one mapping.
 pub const MEMBERS: usize = 32;
+/// Entries of the slot table.
+pub const SLOTS: usize = 512;
+/// Entries of the locator table.
+pub const LOCATORS: usize = 256;
 /// Octets that IPv4 encapsulation adds: IPv4, UDP, LISP (RFC 9300 §5.1).
 pub const OVERHEAD_V4: u32 = 36;
 /// Octets that IPv6 encapsulation adds (RFC 9300 §5.2).
@@ -26,6 +30,18 @@ pub struct EidKey {
     pub address: [u8; 16],
 }
 
+impl EidKey {
+    /// `prefix_len` of one IPv4 or IPv6 address.
+    pub const HOST_LEN: u32 = 32 + 128;
+
+    /// Key of one address, IPv4-mapped, in an instance.
+    #[must_use]
+    #[inline(always)]
+    pub const fn host(instance_id: u32, address: [u8; 16]) -> Self {
+        Self { prefix_len: Self::HOST_LEN, instance_id: instance_id.to_be_bytes(), address }
+    }
+}
+
 /// What the gateway does on an interface.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +54,15 @@ pub struct InterfaceValue {
 
 /// The stack has already decremented the TTL; a packet that cannot be encapsulated is dropped, not passed back.
 pub const INTERFACE_FROM_STACK: u32 = 1;
+/// The instance is in the frames' source MAC and not in the value: frames held for resolution come back this way.
+///
+/// A frame to an unresolved EID is handed to user space with the source MAC 02:00 and the instance's four octets.
+pub const INTERFACE_INSTANCE_IN_MAC: u32 = 2;
+/// Behind the segmenting veth: a packet that is still UDP GSO here is dropped, or it would go round for ever.
+pub const INTERFACE_SEGMENTED: u32 = 4;
+
+/// First two octets of a source MAC that carries an instance ID.
+pub const INSTANCE_MAC: [u8; 2] = [0x02, 0x00];
 
 /// Value of the map-cache trie.
 #[repr(C)]
@@ -57,7 +82,7 @@ pub struct MappingValue {
 pub const ACTION_ENCAPSULATE: u32 = 0;
 /// Unresolved: hand the packet to user space, which asks the mapping system.
 pub const ACTION_RESOLVE: u32 = 1;
-/// Leave the packet to the stack (Natively-Forward).
+/// Leave the packet to the stack (Natively-Forward, and the EIDs of this site inside a covering prefix).
 pub const ACTION_NATIVE: u32 = 2;
 /// Drop the packet.
 pub const ACTION_DROP: u32 = 3;
@@ -122,7 +147,9 @@ pub const LOCATOR_MAC_RESOLVED: u32 = 1;
 /// The ETR announced that it accepts LISP-GPE headers (RFC 9305).
 pub const LOCATOR_GPE: u32 = 2;
 
-/// A flow, as the ITR tells flows apart. For fragments and protocols without ports both ports are 0.
+/// A flow, as the ITR tells flows apart: the 5-tuple for TCP, UDP and SCTP.
+///
+/// Fragments and everything else have ports and protocol 0, so that all fragments of a datagram take one locator.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -136,7 +163,7 @@ pub struct FlowKey {
     pub source_port: [u8; 2],
     /// Destination port, network order.
     pub destination_port: [u8; 2],
-    /// IP protocol number.
+    /// IP protocol number, 0 if the ports do not count.
     pub protocol: u32,
 }
 
@@ -144,7 +171,7 @@ pub struct FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowValue {
-    /// `bpf_ktime_get_ns` (since boot) of a recent packet; refreshed at most once a second.
+    /// CLOCK_MONOTONIC in nanoseconds (of the last tick) of a recent packet; refreshed at most once a second.
     pub last_seen: u64,
     /// Mapping it belongs to.
     pub mapping_id: u32,
@@ -158,6 +185,10 @@ pub struct FlowValue {
 
 /// The sender closed or reset; a SYN on the same 5-tuple is then a new flow.
 pub const FLOW_CLOSING: u32 = 1;
+/// A SYN on a flow without packets for this long is a new connection, not a retransmission.
+pub const SYN_IDLE_NS: u64 = 60_000_000_000;
+/// `last_seen` is refreshed when it is older than this.
+pub const FLOW_REFRESH_NS: u64 = 1_000_000_000;
 
 /// Value of the local-EID trie: packets to these EIDs are decapsulated.
 #[repr(C)]
@@ -192,7 +223,7 @@ pub struct TrafficValue {
     pub flows: u64,
     /// Packets as they will be on the wire (a GSO packet counts as its segments).
     pub packets: u64,
-    /// Octets of the inner packets.
+    /// Octets of the inner packets, each segment's headers included.
     pub bytes: u64,
 }
 

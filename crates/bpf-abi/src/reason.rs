@@ -21,6 +21,16 @@ macro_rules! reasons {
                     $(Self::$name => $text,)*
                 }
             }
+
+            /// Whether a packet refused for this reason is left to the stack; all others are dropped.
+            #[must_use]
+            #[inline(always)]
+            pub const fn passes(self) -> bool {
+                matches!(
+                    self,
+                    Self::PassNotLisp | Self::PassTooBig | Self::PassTtl | Self::PassNative | Self::PassNoNextHop
+                )
+            }
         }
     };
 }
@@ -28,7 +38,9 @@ macro_rules! reasons {
 reasons! {
     /// Encapsulated and sent towards a locator.
     Encapsulated = "encapsulated",
-    /// Decapsulated and sent towards the host.
+    /// Likewise, but without segmentation offload: the packet was in a tunnel of this host before.
+    EncapsulatedPlain = "encapsulated_plain",
+    /// Decapsulated and sent towards the host, or to the stack.
     Decapsulated = "decapsulated",
     /// Not IP, not addressed to an EID, or not LISP data: left to the stack.
     PassNotLisp = "pass_not_lisp",
@@ -38,6 +50,8 @@ reasons! {
     PassTtl = "pass_ttl",
     /// The mapping says Natively-Forward.
     PassNative = "pass_native",
+    /// The link-layer address of the next hop is not known (XDP): left to the stack, which asks for it.
+    PassNoNextHop = "pass_no_next_hop",
     /// Handed to user space to be resolved.
     Resolve = "resolve",
     /// UDP GSO packet sent through the segmenting veth before decapsulation.

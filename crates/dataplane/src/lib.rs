@@ -3,6 +3,8 @@
 pub mod buckets;
 mod eid;
 mod members;
+pub mod object;
 pub mod table;
+pub mod test_run;
 
 pub use eid::{Eid, mapped, unmapped};

@@ -1,0 +1,69 @@
+//! Programs the benchmarks need around the data path: nothing, sinks, and the in-kernel generator's exit.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
+    btf_maps::{DevMap, PerCpuArray},
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+/// Packets and octets that reached a sink.
+#[btf_map]
+static SINK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+/// Entry 0: where the generator's frames go.
+#[btf_map]
+static GENERATOR: DevMap<1> = DevMap::new();
+
+#[inline(always)]
+fn count(octets: u64) {
+    if let Some(counters) = SINK.get_ptr_mut(0) {
+        // SAFETY: this CPU's counters, valid for the run of the program.
+        let [packets, bytes] = unsafe { &mut *counters };
+        *packets = packets.wrapping_add(1);
+        *bytes = bytes.wrapping_add(octets);
+    }
+}
+
+/// The least a TC program costs.
+#[classifier]
+pub fn empty(_context: TcContext) -> i32 {
+    TC_ACT_OK as i32
+}
+
+/// The least an XDP program costs; also what a veth peer needs to take redirected frames.
+#[xdp]
+pub fn empty_xdp(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Counts and drops socket buffers.
+#[classifier]
+pub fn sink(context: TcContext) -> i32 {
+    count(u64::from(context.len()));
+    TC_ACT_SHOT as i32
+}
+
+/// Counts and drops frames.
+#[xdp]
+pub fn sink_xdp(context: XdpContext) -> u32 {
+    count((context.data_end() - context.data()) as u64);
+    xdp_action::XDP_DROP
+}
+
+/// Sends every frame of a BPF_F_TEST_XDP_LIVE_FRAMES run out of the generator's device.
+#[xdp]
+pub fn generator_xdp(_context: XdpContext) -> u32 {
+    GENERATOR.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The verifier refuses the loop: a program that could panic does not load.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,377 @@
+//! Ingress tunnel router: packets of hosts into the overlay (RFC 9300 §4, §5.3).
+
+use bpf_abi::{
+    ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, FLOW_CLOSING, FLOW_REFRESH_NS,
+    FlowKey, FlowValue, INSTANCE_MAC, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, InterfaceValue,
+    LOCATOR_GPE, LocatorValue, MEMBERS, MappingValue, Member, OVERHEAD_V4, OVERHEAD_V6, Reason, SYN_IDLE_NS,
+    SlotValue, bucket, flow_hash, source_port,
+};
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+
+use crate::headers::{
+    Ethernet, IPV4_DF, Ipv4, Ipv6, LISP_DATA_PORT, LISP_I, LISP_P, Outer4, Outer6, UDP, UdpLisp,
+    checksum_after, fold, unmapped,
+};
+use crate::inner::{self, Inner, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Transport, on_wire};
+use crate::maps::{FLOWS, INTERFACES, LOCATORS, MAP_CACHE, NODE, SLOTS, count, count_traffic, longest};
+use crate::packet::{ETHERNET, Family, Packet, at};
+
+/// Octets that are read directly: Ethernet, the longest IPv4 header or IPv6, TCP up to its flags.
+const READABLE: u32 = 14 + 60 + 20;
+
+/// Runs the ITR on a packet; the program's return value.
+#[inline(always)]
+pub(crate) fn itr<P: Packet>(packet: &P) -> i32 {
+    let (reason, action) = match forward(packet) {
+        Ok(done) => done,
+        Err(reason) if reason.passes() => (reason, P::PASS),
+        Err(reason) => (reason, P::DROP),
+    };
+    count(reason);
+    action
+}
+
+#[inline(always)]
+fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
+    if !packet.is_for_us() {
+        return Err(Reason::PassNotLisp);
+    }
+    packet.make_readable(READABLE);
+    let ethernet: *mut Ethernet = at(packet, 0).ok_or(Reason::PassNotLisp)?;
+    // SAFETY: `at` checked that the header is in the packet.
+    let ethertype = unsafe { (*ethernet).ethertype };
+    // One copy of the path for each family: the compiler then knows all lengths and the mapped prefix of addresses.
+    if ethertype == Family::V4.ethertype() {
+        family::<P>(packet, Family::V4)
+    } else if ethertype == Family::V6.ethertype() {
+        family::<P>(packet, Family::V6)
+    } else {
+        Err(Reason::PassNotLisp)
+    }
+}
+
+#[inline(always)]
+fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason> {
+    let gso_size = packet.gso_size();
+    let inner = inner::read(packet, ETHERNET, family, gso_size != 0)?;
+    // SAFETY: programs only read the value; user space replaces it whole.
+    let interface = unsafe { INTERFACES.get(packet.ifindex()) }.ok_or(Reason::DropNotReady)?;
+    let instance_id = instance(packet, interface)?;
+    let mapping = longest(&MAP_CACHE, instance_id, inner.destination).ok_or(Reason::PassNotLisp)?;
+    match mapping.action {
+        ACTION_ENCAPSULATE => {}
+        ACTION_RESOLVE => return resolve(packet, instance_id),
+        ACTION_NATIVE => return Err(Reason::PassNative),
+        ACTION_DROP => return Err(Reason::DropPolicy),
+        _ => return Err(Reason::DropNotReady),
+    }
+    let from_stack = interface.flags & INTERFACE_FROM_STACK != 0;
+    let ttl = decremented(inner.ttl, from_stack)?;
+    let transport = inner.transport(packet, ETHERNET, instance_id)?;
+    let hash = flow_hash(&transport.key);
+    let (locator_index, is_new) = place(&transport, hash, mapping)?;
+    let locator = LOCATORS.get(locator_index).ok_or(Reason::DropNotReady)?;
+    let (outer, overhead) = match locator.family {
+        4 => (Family::V4, OVERHEAD_V4),
+        6 => (Family::V6, OVERHEAD_V6),
+        _ => return Err(Reason::DropNotReady),
+    };
+    let wire = on_wire(packet, &inner, ETHERNET, gso_size);
+    if wire.largest + overhead > locator.mtu {
+        return Err(if from_stack { Reason::DropTooBig } else { Reason::PassTooBig });
+    }
+    let route = packet.route_to_locator(locator)?;
+    set_ttl(packet, family, inner.ttl, ttl)?;
+    let counted = packet.grow(overhead, outer, family)?;
+    let lisp = Lisp { hash, instance_id, gpe: locator.flags & LOCATOR_GPE != 0, inner: family };
+    match outer {
+        Family::V4 => write_v4(packet, locator, &inner, ttl, &lisp)?,
+        Family::V6 => write_v6(packet, locator, &inner, ttl, &lisp)?,
+    }
+    count_traffic(mapping.mapping_id, locator_index, u64::from(is_new), wire.packets, wire.bytes);
+    Ok((counted, packet.send(&route)))
+}
+
+/// Instance of the packet: the interface's, or the one that was written into the frame before it was held.
+#[inline(always)]
+fn instance<P: Packet>(packet: &P, interface: &InterfaceValue) -> Result<u32, Reason> {
+    if interface.flags & INTERFACE_INSTANCE_IN_MAC == 0 {
+        return Ok(interface.instance_id);
+    }
+    let ethernet: *mut Ethernet = at(packet, 0).ok_or(Reason::DropMalformed)?;
+    // SAFETY: `at` checked that the header is in the packet.
+    let [m0, m1, i0, i1, i2, i3] = unsafe { (*ethernet).source };
+    if [m0, m1] == INSTANCE_MAC { Ok(u32::from_be_bytes([i0, i1, i2, i3])) } else { Err(Reason::PassNotLisp) }
+}
+
+/// Hands the packet to user space, with its instance in the source MAC.
+#[inline(always)]
+fn resolve<P: Packet>(packet: &P, instance_id: u32) -> Result<(Reason, i32), Reason> {
+    let node = NODE.get(0).ok_or(Reason::DropNotReady)?;
+    if node.resolve_ifindex == 0 {
+        return Err(Reason::DropUnresolved);
+    }
+    let ethernet: *mut Ethernet = at(packet, 0).ok_or(Reason::DropMalformed)?;
+    let [m0, m1] = INSTANCE_MAC;
+    let [i0, i1, i2, i3] = instance_id.to_be_bytes();
+    // SAFETY: `at` checked that the header is in the packet.
+    unsafe { (*ethernet).source = [m0, m1, i0, i1, i2, i3] };
+    Ok((Reason::Resolve, packet.redirect(node.resolve_ifindex)))
+}
+
+/// TTL after this router's own decrement; the stack answers packets whose TTL is used up.
+#[inline(always)]
+fn decremented(ttl: u8, from_stack: bool) -> Result<u8, Reason> {
+    if from_stack {
+        return Ok(ttl);
+    }
+    if ttl <= 1 { Err(Reason::PassTtl) } else { Ok(ttl - 1) }
+}
+
+/// Locator of the packet's flow, and whether the flow was placed just now.
+#[inline(always)]
+fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<(u32, bool), Reason> {
+    let slot = SLOTS.get(mapping.slot).ok_or(Reason::DropNotReady)?;
+    let idle_ns = NODE.get(0).ok_or(Reason::DropNotReady)?.flow_idle_ns;
+    let is_syn = transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    if idle_ns == 0 {
+        return Ok((bucket_member(slot, hash)?.1.locator, is_syn));
+    }
+    // SAFETY: no memory is touched.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if let Some(flow) = FLOWS.get_ptr_mut(&transport.key) {
+        if let Some(locator) = keep(flow, slot, mapping.mapping_id, now, idle_ns, is_syn) {
+            refresh(flow, now, transport.tcp_flags);
+            return Ok((locator, false));
+        }
+    }
+    let (member, chosen) = bucket_member(slot, hash)?;
+    remember(
+        &transport.key,
+        FlowValue {
+            last_seen: now,
+            mapping_id: mapping.mapping_id,
+            member: u32::from(member),
+            locator: chosen.locator,
+            flags: closing(transport.tcp_flags),
+        },
+    );
+    Ok((chosen.locator, true))
+}
+
+/// Locator of a flow that stays where it is.
+#[inline(always)]
+fn keep(
+    flow: *const FlowValue,
+    slot: &SlotValue,
+    mapping_id: u32,
+    now: u64,
+    idle_ns: u64,
+    is_syn: bool,
+) -> Option<u32> {
+    // SAFETY: a value of the flow table: valid for the run of the program, even if the entry is replaced meanwhile;
+    // a torn read only places one flow anew.
+    let flow = unsafe { &*flow };
+    let idle = now.saturating_sub(flow.last_seen);
+    if flow.mapping_id != mapping_id || idle >= idle_ns {
+        return None;
+    }
+    if is_syn && (flow.flags & FLOW_CLOSING != 0 || idle > SYN_IDLE_NS) {
+        return None;
+    }
+    let member = usable(slot, flow.member)?;
+    (member.locator == flow.locator).then_some(member.locator)
+}
+
+/// Member of the hash's bucket for a new flow.
+#[inline(always)]
+fn bucket_member(slot: &SlotValue, hash: u32) -> Result<(u8, &Member), Reason> {
+    const { assert!(BUCKETS.is_power_of_two(), "the verifier must see the bound") };
+    let member = slot.buckets[bucket(hash)];
+    usable(slot, u32::from(member)).map(|chosen| (member, chosen)).ok_or(Reason::DropNoLocator)
+}
+
+#[inline(always)]
+fn usable(slot: &SlotValue, index: u32) -> Option<&Member> {
+    if index as usize >= MEMBERS {
+        return None;
+    }
+    let member = slot.members.get(index as usize)?;
+    (member.usable != 0).then_some(member)
+}
+
+#[inline(always)]
+const fn closing(tcp_flags: u8) -> u32 {
+    if tcp_flags & (TCP_FIN | TCP_RST) != 0 { FLOW_CLOSING } else { 0 }
+}
+
+/// Writes to the flow only when it changes something: its cache line is shared by all CPUs.
+#[inline(always)]
+fn refresh(flow: *mut FlowValue, now: u64, tcp_flags: u8) {
+    // SAFETY: as in `keep`; aligned words, written whole.
+    unsafe {
+        if now.saturating_sub((*flow).last_seen) > FLOW_REFRESH_NS {
+            (*flow).last_seen = now;
+        }
+        let flags = (*flow).flags | closing(tcp_flags);
+        if flags != (*flow).flags {
+            (*flow).flags = flags;
+        }
+    }
+}
+
+/// A full or contended table costs stickiness, never the packet.
+#[inline(always)]
+fn remember(key: &FlowKey, value: FlowValue) {
+    const BPF_ANY: u64 = 0;
+    let _ = FLOWS.insert(key, value, BPF_ANY);
+}
+
+/// Writes the decremented TTL into the packet of the EID.
+#[inline(always)]
+fn set_ttl<P: Packet>(packet: &P, family: Family, old: u8, new: u8) -> Result<(), Reason> {
+    if old == new {
+        return Ok(());
+    }
+    match family {
+        Family::V4 => {
+            let ip: *mut Ipv4 = at(packet, ETHERNET).ok_or(Reason::DropMalformed)?;
+            // SAFETY: `at` checked that the header is in the packet.
+            unsafe {
+                let protocol = (*ip).protocol;
+                let before = u16::from_ne_bytes([old, protocol]);
+                let after = u16::from_ne_bytes([new, protocol]);
+                (*ip).checksum = checksum_after((*ip).checksum, before, after);
+                (*ip).ttl = new;
+            }
+        }
+        Family::V6 => {
+            let ip: *mut Ipv6 = at(packet, ETHERNET).ok_or(Reason::DropMalformed)?;
+            // SAFETY: likewise.
+            unsafe { (*ip).hop_limit = new };
+        }
+    }
+    Ok(())
+}
+
+/// What the UDP and LISP headers say.
+struct Lisp {
+    hash: u32,
+    instance_id: u32,
+    gpe: bool,
+    inner: Family,
+}
+
+impl Lisp {
+    /// RFC 9300 §5.3; with GPE the next protocol is told, which lets the peer's kernel merge segments (RFC 9305).
+    #[inline(always)]
+    fn header(&self, length: u16) -> UdpLisp {
+        let [_, i0, i1, i2] = self.instance_id.to_be_bytes();
+        let next_protocol = match self.inner {
+            Family::V4 => 1,
+            Family::V6 => 2,
+        };
+        let (flags, low) = match (self.gpe, self.instance_id) {
+            (true, _) => (LISP_I | LISP_P, next_protocol),
+            (false, 0) => (0, 0),
+            (false, _) => (LISP_I, 0),
+        };
+        UdpLisp {
+            source_port: source_port(self.hash).to_be_bytes(),
+            destination_port: LISP_DATA_PORT,
+            length: length.to_be_bytes(),
+            checksum: 0,
+            flags,
+            nonce: [0, 0, low],
+            instance_id: [i0, i1, i2],
+            locator_status: 0,
+        }
+    }
+}
+
+/// Length field of a header; segmentation writes the real ones when a GSO packet does not fit.
+#[inline(always)]
+const fn length_field(length: u32) -> u16 {
+    if length > 0xffff { 0 } else { length as u16 }
+}
+
+#[inline(always)]
+fn write_v4<P: Packet>(
+    packet: &P,
+    locator: &LocatorValue,
+    inner: &Inner,
+    ttl: u8,
+    lisp: &Lisp,
+) -> Result<(), Reason> {
+    let outer: *mut Outer4 = at(packet, ETHERNET).ok_or(Reason::DropAdjustRoom)?;
+    let length = length_field(inner.length + OVERHEAD_V4);
+    let source = unmapped(&locator.source);
+    let destination = unmapped(&locator.destination);
+    let [s0, s1, s2, s3] = source;
+    let [d0, d1, d2, d3] = destination;
+    let sum = u32::from(u16::from_ne_bytes([0x45, inner.tos]))
+        + u32::from(length.to_be())
+        + u32::from(u16::from_ne_bytes(IPV4_DF))
+        + u32::from(u16::from_ne_bytes([ttl, UDP]))
+        + u32::from(u16::from_ne_bytes([s0, s1]))
+        + u32::from(u16::from_ne_bytes([s2, s3]))
+        + u32::from(u16::from_ne_bytes([d0, d1]))
+        + u32::from(u16::from_ne_bytes([d2, d3]));
+    let headers = Outer4 {
+        ip: Ipv4 {
+            version_ihl: 0x45,
+            tos: inner.tos,
+            length: length.to_be_bytes(),
+            identification: [0, 0],
+            fragment: IPV4_DF,
+            ttl,
+            protocol: UDP,
+            checksum: !fold(sum),
+            source,
+            destination,
+        },
+        udp: lisp.header(length_field(inner.length + OVERHEAD_V4 - 20)),
+    };
+    // SAFETY: `at` checked that the room is in the packet.
+    unsafe { *outer = headers };
+    set_ethertype(packet, Family::V4, lisp.inner)
+}
+
+#[inline(always)]
+fn write_v6<P: Packet>(
+    packet: &P,
+    locator: &LocatorValue,
+    inner: &Inner,
+    ttl: u8,
+    lisp: &Lisp,
+) -> Result<(), Reason> {
+    let outer: *mut Outer6 = at(packet, ETHERNET).ok_or(Reason::DropAdjustRoom)?;
+    let payload = length_field(inner.length + OVERHEAD_V6 - 40);
+    let [_, l1, l2, l3] = lisp.hash.to_be_bytes();
+    let headers = Outer6 {
+        ip: Ipv6 {
+            // Flow label (RFC 6438): the low 20 bits of the flow hash.
+            version_class_label: [0x60 | (inner.tos >> 4), (inner.tos << 4) | (l1 & 0x0f), l2, l3],
+            length: payload.to_be_bytes(),
+            next_header: UDP,
+            hop_limit: ttl,
+            source: locator.source,
+            destination: locator.destination,
+        },
+        udp: lisp.header(payload),
+    };
+    // SAFETY: `at` checked that the room is in the packet.
+    unsafe { *outer = headers };
+    set_ethertype(packet, Family::V6, lisp.inner)
+}
+
+#[inline(always)]
+fn set_ethertype<P: Packet>(packet: &P, new: Family, old: Family) -> Result<(), Reason> {
+    if new != old {
+        let ethernet: *mut Ethernet = at(packet, 0).ok_or(Reason::DropAdjustRoom)?;
+        // SAFETY: `at` checked that the header is in the packet.
+        unsafe { (*ethernet).ethertype = new.ethertype() };
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! Packets as socket buffers: TC ingress. GSO packets stay whole, the kernel keeps the neighbours.
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_OK,
+        TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_pull_data},
+};
+use bpf_abi::{LocalEidValue, LocatorValue, Reason};
+
+use crate::etr::next_hop;
+use crate::headers::{mapped, unmapped};
+use crate::packet::{Family, Packet, opaque};
+
+/// The context of a TC program.
+pub(crate) struct SocketBuffer(pub(crate) *mut __sk_buff);
+
+/// Interface and neighbour for `bpf_redirect_neigh`.
+pub(crate) struct Neighbour {
+    ifindex: u32,
+    address: bpf_redir_neigh,
+}
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// `bpf_skb_adjust_room` with ENCAP flags, when the packet is marked as a tunnel's already.
+const EALREADY: i64 = 114;
+
+impl SocketBuffer {
+    /// One load of a context field. The verifier refuses a context pointer that was modified, which the compiler
+    /// makes of two loads it merges.
+    #[inline(always)]
+    fn field(&self, read: impl FnOnce(*mut __sk_buff) -> u32) -> u32 {
+        opaque(read(self.0) as usize) as u32
+    }
+
+    #[inline(always)]
+    fn adjust(&self, difference: i32, flags: u32) -> i64 {
+        // SAFETY: the context pointer of this run; a helper reports what it refuses.
+        unsafe { bpf_skb_adjust_room(self.0, difference, BPF_ADJ_ROOM_MAC, u64::from(flags)) }
+    }
+}
+
+impl Neighbour {
+    #[inline(always)]
+    fn new(ifindex: u32, address: &[u8; 16]) -> Self {
+        let mut v6 = [0; 4];
+        let mut family = AF_INET6;
+        if *address == mapped(unmapped(address)) {
+            family = AF_INET;
+            v6[0] = u32::from_ne_bytes(unmapped(address));
+        } else {
+            for (word, octets) in v6.iter_mut().zip(address.as_chunks::<4>().0) {
+                *word = u32::from_ne_bytes(*octets);
+            }
+        }
+        let address = bpf_redir_neigh {
+            nh_family: family,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: v6 },
+        };
+        Self { ifindex, address }
+    }
+}
+
+impl Packet for SocketBuffer {
+    const PASS: i32 = TC_ACT_OK as i32;
+    const DROP: i32 = TC_ACT_SHOT as i32;
+    type Route = Neighbour;
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the context is valid for the run of the program.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: likewise.
+        unsafe { (*self.0).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: likewise.
+        self.field(|skb| unsafe { (*skb).len })
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        // SAFETY: likewise.
+        self.field(|skb| unsafe { (*skb).gso_size })
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: likewise.
+        self.field(|skb| unsafe { (*skb).ifindex })
+    }
+
+    #[inline(always)]
+    fn is_for_us(&self) -> bool {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: likewise.
+        self.field(|skb| unsafe { (*skb).pkt_type }) == PACKET_HOST
+            // SAFETY: likewise.
+            && self.field(|skb| unsafe { (*skb).vlan_present }) == 0
+    }
+
+    #[inline(always)]
+    fn make_readable(&self, octets: u32) {
+        let length = self.length();
+        let wanted = if length < octets { length } else { octets };
+        if self.start() + wanted as usize > self.end() {
+            // SAFETY: the context pointer of this run. A refusal shows when the headers are read.
+            unsafe { bpf_skb_pull_data(self.0, wanted) };
+        }
+    }
+
+    #[inline(always)]
+    fn route_to_locator(&self, locator: &LocatorValue) -> Result<Neighbour, Reason> {
+        Ok(Neighbour::new(locator.ifindex, &locator.next_hop))
+    }
+
+    #[inline(always)]
+    fn route_to_host(&self, _: Family, destination: &[u8; 16], eid: &LocalEidValue) -> Option<Neighbour> {
+        Some(Neighbour::new(eid.ifindex, next_hop(eid, destination)))
+    }
+
+    #[inline(always)]
+    fn grow(&self, octets: u32, outer: Family, inner: Family) -> Result<Reason, Reason> {
+        let l3 = match outer {
+            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        match self.adjust(octets as i32, l3 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO) {
+            0 => Ok(Reason::Encapsulated),
+            // Without the flags the kernel knows neither of a tunnel to segment nor of another protocol.
+            error if error == -EALREADY && outer == inner && self.gso_size() == 0 => {
+                match self.adjust(octets as i32, 0) {
+                    0 => Ok(Reason::EncapsulatedPlain),
+                    _ => Err(Reason::DropAdjustRoom),
+                }
+            }
+            _ => Err(Reason::DropAdjustRoom),
+        }
+    }
+
+    #[inline(always)]
+    fn shrink(&self, octets: u32, inner: Family) -> Result<(), Reason> {
+        let l3 = match inner {
+            Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        };
+        match self.adjust(-(octets as i32), l3 | BPF_F_ADJ_ROOM_FIXED_GSO) {
+            0 => Ok(()),
+            _ => Err(Reason::DropAdjustRoom),
+        }
+    }
+
+    #[inline(always)]
+    fn send(&self, route: &Neighbour) -> i32 {
+        let mut address = route.address;
+        // SAFETY: the parameters live for the call and have the size that is given.
+        unsafe {
+            bpf_redirect_neigh(route.ifindex, &raw mut address, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+        }
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> i32 {
+        // SAFETY: no memory is touched.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+}

@@ -1,0 +1,161 @@
+//! Packets as frames: XDP, for physical network cards with native support. No GSO, and the program writes the
+//! link-layer addresses itself.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head},
+};
+use bpf_abi::{LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, Reason};
+
+use crate::etr::next_hop;
+use crate::headers::{Ethernet, mapped, unmapped};
+use crate::packet::{Family, Packet, at};
+
+/// The context of an XDP program.
+pub(crate) struct Frame(pub(crate) *mut xdp_md);
+
+/// Interface and link-layer addresses.
+pub(crate) struct LinkRoute {
+    ifindex: u32,
+    destination: [u8; 6],
+    source: [u8; 6],
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+impl Frame {
+    /// Next hop from the kernel's routes and neighbours.
+    #[inline(always)]
+    fn look_up(&self, destination: &[u8; 16]) -> Option<LinkRoute> {
+        // SAFETY: integers and unions of integers only.
+        let mut fib: FibLookup = unsafe { core::mem::zeroed() };
+        // SAFETY: the context is valid for the run of the program.
+        fib.ifindex = unsafe { (*self.0).ingress_ifindex };
+        if *destination == mapped(unmapped(destination)) {
+            fib.family = AF_INET;
+            fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(unmapped(destination));
+        } else {
+            fib.family = AF_INET6;
+            let mut words = [0; 4];
+            for (word, octets) in words.iter_mut().zip(destination.as_chunks::<4>().0) {
+                *word = u32::from_ne_bytes(*octets);
+            }
+            fib.__bindgen_anon_4.ipv6_dst = words;
+        }
+        // SAFETY: the parameters live for the call and have the size that is given.
+        let found = unsafe { bpf_fib_lookup(self.0.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
+        if found != 0 {
+            return None;
+        }
+        Some(LinkRoute { ifindex: fib.ifindex, destination: fib.dmac, source: fib.smac })
+    }
+
+    /// Moves the start of the frame and the Ethernet header with it.
+    #[inline(always)]
+    fn move_start(&self, by: i32) -> Result<(), Reason> {
+        let ethernet: *mut [u8; 14] = at(self, 0).ok_or(Reason::DropAdjustRoom)?;
+        // SAFETY: `at` checked that the header is in the packet.
+        let ethernet = unsafe { *ethernet };
+        // SAFETY: the context pointer of this run; a helper reports what it refuses.
+        if unsafe { bpf_xdp_adjust_head(self.0, by) } != 0 {
+            return Err(Reason::DropAdjustRoom);
+        }
+        let moved: *mut [u8; 14] = at(self, 0).ok_or(Reason::DropAdjustRoom)?;
+        // SAFETY: `at` checked that the header is in the packet.
+        unsafe { *moved = ethernet };
+        Ok(())
+    }
+}
+
+impl Packet for Frame {
+    const PASS: i32 = xdp_action::XDP_PASS as i32;
+    const DROP: i32 = xdp_action::XDP_DROP as i32;
+    type Route = LinkRoute;
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the context is valid for the run of the program.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: likewise.
+        unsafe { (*self.0).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        (self.end() - self.start()) as u32
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: likewise.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Group addresses are not; foreign unicast only comes in promiscuous mode, and a tag shows as another EtherType.
+    #[inline(always)]
+    fn is_for_us(&self) -> bool {
+        match at::<Ethernet>(self, 0) {
+            // SAFETY: `at` checked that the header is in the packet.
+            Some(ethernet) => (unsafe { (*ethernet).destination[0] }) & 1 == 0,
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn make_readable(&self, _: u32) {}
+
+    #[inline(always)]
+    fn route_to_locator(&self, locator: &LocatorValue) -> Result<LinkRoute, Reason> {
+        if locator.flags & LOCATOR_MAC_RESOLVED != 0 {
+            return Ok(LinkRoute {
+                ifindex: locator.ifindex,
+                destination: locator.next_hop_mac,
+                source: locator.source_mac,
+            });
+        }
+        self.look_up(&locator.destination).ok_or(Reason::PassNoNextHop)
+    }
+
+    #[inline(always)]
+    fn route_to_host(&self, _: Family, destination: &[u8; 16], eid: &LocalEidValue) -> Option<LinkRoute> {
+        self.look_up(next_hop(eid, destination))
+    }
+
+    #[inline(always)]
+    fn grow(&self, octets: u32, _: Family, _: Family) -> Result<Reason, Reason> {
+        self.move_start(-(octets as i32))?;
+        Ok(Reason::Encapsulated)
+    }
+
+    #[inline(always)]
+    fn shrink(&self, octets: u32, _: Family) -> Result<(), Reason> {
+        self.move_start(octets as i32)
+    }
+
+    #[inline(always)]
+    fn send(&self, route: &LinkRoute) -> i32 {
+        let Some(ethernet) = at::<Ethernet>(self, 0) else { return Self::DROP };
+        // SAFETY: `at` checked that the header is in the packet.
+        unsafe {
+            (*ethernet).destination = route.destination;
+            (*ethernet).source = route.source;
+        }
+        self.redirect(route.ifindex)
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> i32 {
+        // SAFETY: no memory is touched.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+}

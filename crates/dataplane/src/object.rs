@@ -1,0 +1,95 @@
+//! The eBPF objects, which this crate's build script makes, and how they get into the kernel.
+
+use std::path::Path;
+
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+
+static WEIR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
+
+/// ITR for TC ingress (`SchedClassifier`).
+pub const ITR: &str = "weir_itr";
+/// ETR for TC ingress (`SchedClassifier`).
+pub const ETR: &str = "weir_etr";
+/// ITR for XDP (`Xdp`).
+pub const ITR_XDP: &str = "weir_itr_xdp";
+/// ETR for XDP (`Xdp`).
+pub const ETR_XDP: &str = "weir_etr_xdp";
+
+/// Every map of the data path's object.
+pub const MAPS: [&str; 9] =
+    ["INTERFACES", "MAP_CACHE", "SLOTS", "LOCATORS", "FLOWS", "LOCAL_EIDS", "TRAFFIC", "REASONS", "NODE"];
+
+/// Why the kernel has no program of ours.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// Maps could not be made, or pinned ones are of another shape.
+    #[error("maps of the data path: {0}")]
+    Maps(#[source] EbpfError),
+    /// The object has no such program.
+    #[error("the object has no program {0}")]
+    NoProgram(String),
+    /// The verifier or the kernel's configuration refused it.
+    #[error("program {name}: {source}")]
+    Refused {
+        /// Name of the program.
+        name: String,
+        /// With the verifier's log.
+        source: Box<ProgramError>,
+    },
+}
+
+/// How the data path's maps are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MapOptions<'a> {
+    /// Directory on a bpffs: maps pinned there are re-used, the others are pinned there.
+    pub pin_directory: Option<&'a Path>,
+    /// Entries of the flow table.
+    pub flows: Option<u32>,
+}
+
+/// The data path's object with its maps in the kernel; its programs are loaded with [`load_program`].
+///
+/// # Errors
+/// If a map cannot be created, pinned, or re-used.
+pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
+    let mut loader = EbpfLoader::new();
+    let btf = Btf::from_sys_fs().ok();
+    loader.btf(btf.as_ref());
+    if let Some(flows) = options.flows {
+        loader.map_max_entries("FLOWS", flows);
+    }
+    if let Some(directory) = options.pin_directory {
+        for map in MAPS {
+            loader.map_pin_path(map, directory.join(map));
+        }
+    }
+    loader.load(WEIR).map_err(ObjectError::Maps)
+}
+
+/// The benchmarks' object: `empty`, `empty_xdp`, `sink`, `sink_xdp`, `generator_xdp`; maps `SINK`, `GENERATOR`.
+///
+/// # Errors
+/// If a map cannot be created.
+pub fn load_bench() -> Result<Ebpf, ObjectError> {
+    EbpfLoader::new().load(BENCH).map_err(ObjectError::Maps)
+}
+
+/// Puts one program into the kernel.
+///
+/// # Errors
+/// If the object has no such program or the kernel refuses it.
+pub fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ObjectError> {
+    let program = object.program_mut(name).ok_or_else(|| ObjectError::NoProgram(name.to_owned()))?;
+    let loaded = match program {
+        Program::SchedClassifier(classifier) => classifier.load(),
+        Program::Xdp(xdp) => xdp.load(),
+        _ => return Err(ObjectError::NoProgram(name.to_owned())),
+    };
+    match loaded {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(source) => Err(ObjectError::Refused { name: name.to_owned(), source: Box::new(source) }),
+    }
+}
