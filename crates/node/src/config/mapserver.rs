@@ -24,8 +24,8 @@ pub struct MapServer {
 pub struct Site {
     /// Name of the site.
     pub name: String,
-    /// Identity of the site in messages.
-    pub site_id: SiteId,
+    /// What its registrations must carry, if given.
+    pub site_id: Option<SiteId>,
     /// Key of its registrations.
     pub key: SharedKey,
     /// How nonces are checked.
@@ -85,7 +85,7 @@ impl Checks {
         });
         Some(Site {
             name: name?,
-            site_id: SiteId(site.site_id),
+            site_id: site.site_id.map(SiteId),
             key: key?,
             nonce_check: site.nonce_check,
             eid_prefixes: eid_prefixes?,

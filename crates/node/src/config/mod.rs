@@ -23,6 +23,7 @@ pub use mapserver::{MapServer, Site, SitePrefix, Subscriber};
 pub use raw::{Algorithm, Hook, InterfaceRole, LogFormat, NonceCheck, OnStop};
 pub use secret::{Secret, SecretError};
 pub use section::{Field, Section};
+use zeroize::Zeroizing;
 
 /// Everything one process needs to know.
 #[derive(Clone, Debug)]
@@ -79,14 +80,16 @@ pub struct SharedKey {
     pub secret: Secret,
 }
 
-impl Algorithm {
-    /// IANA number (RFC 9301 §12.5).
+impl SharedKey {
+    /// The key as the protocol machines take it.
     #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::HmacSha256 => 2,
-            Self::HmacSha256Hkdf => 3,
-        }
+    pub fn lisp(&self) -> lisp::auth::Key {
+        let algorithm = match self.algorithm {
+            Algorithm::HmacSha256 => lisp::auth::Algorithm::HmacSha256,
+            Algorithm::HmacSha256Hkdf => lisp::auth::Algorithm::HmacSha256Hkdf,
+        };
+        let secret = Zeroizing::new(self.secret.expose().to_vec());
+        lisp::auth::Key::new(self.key_id, algorithm, secret).expect("key files of no length are refused")
     }
 }
 

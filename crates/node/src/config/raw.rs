@@ -264,8 +264,8 @@ section! {
     Site {
         /// Required. Name of the site.
         name: String = String::new(),
-        /// Identity of the site in messages.
-        site_id: u64 = 0,
+        /// Registrations that carry another Site-ID are refused; any is taken if left out.
+        site_id: Option<u64> = None,
         /// Number of the shared key.
         key_id: u8 = 0,
         /// `hmac-sha-256-128-hkdf` or `hmac-sha-256-128`.

@@ -100,8 +100,8 @@ fn every_role_is_read() {
     assert_eq!(gateway.map_resolvers[1], "[2001:db8::10]:4400".parse().unwrap());
     assert_eq!(gateway.eid_space[1].instance_id.0, 7);
     assert_eq!(gateway.identity.xtr_id.0[15], 15);
-    assert_eq!(gateway.pubsub.unwrap().algorithm.number(), 2);
-    assert_eq!(gateway.map_servers[0].key.algorithm.number(), 3);
+    assert_eq!(gateway.pubsub.unwrap().lisp().algorithm().id(), 2);
+    assert_eq!(gateway.map_servers[0].key.lisp().algorithm().id(), 3);
     assert_eq!(gateway.eids[0].ttl_minutes, 2);
     let mapserver = Config::parse(MAPSERVER, dir.path()).unwrap().mapserver.unwrap();
     assert!(mapserver.sites[0].key.secret.matches(b"edge-secret-1"));

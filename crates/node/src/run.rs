@@ -1,0 +1,164 @@
+//! From a configuration to a process that serves until it is told to stop.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::future::select_all;
+use thiserror::Error;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::Server;
+use crate::metrics;
+use crate::role::{Readiness, RoleError, Setup};
+use crate::signal::{ServiceManager, Shutdown, Trigger, shutdown, terminated};
+use crate::store::{Store, StoreError};
+
+/// Roles may take this long to stop; a service manager's patience is usually 90 s.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// Why a node did not start or did not go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The state directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The API's address cannot be had.
+    #[error("cannot listen on {address} for the API: {source}")]
+    Listen {
+        /// `http.listen`.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No signal handler could be installed.
+    #[error("cannot wait for signals: {0}")]
+    Signal(std::io::Error),
+    /// A role could not start.
+    #[error("the {role} did not start: {source}")]
+    Start {
+        /// Which one.
+        role: &'static str,
+        /// Why.
+        source: RoleError,
+    },
+    /// A role ended by itself.
+    #[error("the {role} ended: {source}")]
+    Ended {
+        /// Which one.
+        role: &'static str,
+        /// Why.
+        source: RoleError,
+    },
+    /// A role did not stop when told to.
+    #[error("the {role} did not stop within {} s", STOP_TIME.as_secs())]
+    Stuck {
+        /// Which one.
+        role: &'static str,
+    },
+}
+
+/// Runs the roles of a configuration until SIGTERM or SIGINT, or until one of them ends.
+///
+/// # Errors
+/// Why the node did not start, or why it ended without a signal.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let (trigger, shutdown) = shutdown();
+    let manager = ServiceManager::from_environment();
+    let started = start(config, shutdown).await?;
+    manager.notify("READY=1");
+    let result = supervise(started, &trigger, &manager).await;
+    manager.notify("STOPPING=1");
+    result
+}
+
+/// A role's name and its work.
+type Task = (&'static str, JoinHandle<Result<(), RoleError>>);
+
+struct Started {
+    tasks: Vec<Task>,
+    server: JoinHandle<()>,
+}
+
+async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> {
+    let mut registry = metrics::registry(&config.node.name);
+    let store = Store::open(&config.node.state_dir)?;
+    let readiness = Readiness::default();
+    let address = config.http.listen;
+    let listen = |source| RunError::Listen { address, source };
+    let server = Server::bind(config.http.clone(), &mut registry).await.map_err(listen)?;
+    let setup = Setup {
+        node: &config.node,
+        registry: &mut registry,
+        readiness: &readiness,
+        store: &store,
+        shutdown: shutdown.clone(),
+        clock: Clock::start(),
+    };
+    let (api, tasks) = start_roles(&config, setup).await?;
+    tracing::info!(node = config.node.name, api = %address, "started");
+    let server = tokio::spawn(server.serve(api, registry, readiness, shutdown));
+    Ok(Started { tasks, server })
+}
+
+async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, Vec<Task>), RunError> {
+    let _ = (&config, &mut setup);
+    Ok((Router::new(), Vec::new()))
+}
+
+async fn supervise(started: Started, trigger: &Trigger, manager: &ServiceManager) -> Result<(), RunError> {
+    let Started { mut tasks, server } = started;
+    let result = first_end(&mut tasks, manager).await;
+    trigger.request();
+    let stopped = stop(tasks).await;
+    let _ = server.await;
+    result.and(stopped)
+}
+
+async fn first_end(tasks: &mut Vec<Task>, manager: &ServiceManager) -> Result<(), RunError> {
+    let signal = terminated();
+    tokio::pin!(signal);
+    let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_secs(3600)));
+    loop {
+        let ends = select_all(tasks.iter_mut().map(|(_, task)| task));
+        tokio::select! {
+            name = &mut signal => {
+                let name = name.map_err(RunError::Signal)?;
+                tracing::info!(signal = name, "stopping");
+                return Ok(());
+            }
+            (ended, index, _) = ends => {
+                let (role, _) = tasks.remove(index);
+                return Err(RunError::Ended { role, source: reason(ended) });
+            }
+            _ = watchdog.tick() => manager.notify("WATCHDOG=1"),
+        }
+    }
+}
+
+type Ended = Result<Result<(), RoleError>, tokio::task::JoinError>;
+
+fn reason(ended: Ended) -> RoleError {
+    match ended {
+        Ok(Ok(())) => "it returned without being told to".into(),
+        Ok(Err(error)) => error,
+        Err(panic) => Box::new(panic),
+    }
+}
+
+async fn stop(tasks: Vec<Task>) -> Result<(), RunError> {
+    let deadline = tokio::time::Instant::now() + STOP_TIME;
+    let mut result = Ok(());
+    for (role, task) in tasks {
+        let stopped = match tokio::time::timeout_at(deadline, task).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(ended) => Err(RunError::Ended { role, source: reason(ended) }),
+            Err(_) => Err(RunError::Stuck { role }),
+        };
+        result = result.and(stopped);
+    }
+    result
+}
