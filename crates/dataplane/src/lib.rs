@@ -1,10 +1,25 @@
 //! Loads, attaches and pins weir's eBPF programs and reconciles their maps with a desired table.
 
+pub mod attach;
+pub mod bpffs;
 pub mod buckets;
+pub mod dataplane;
+pub mod devices;
 mod eid;
+mod error;
+pub mod ethtool;
+pub mod maps;
 mod members;
+pub mod netlink;
+pub mod netns;
 pub mod object;
+pub mod path;
+pub mod sysctl;
 pub mod table;
+pub mod tap;
 pub mod test_run;
 
+pub use attach::{Hook, Role};
+pub use dataplane::{Dataplane, DataplaneConfig, Interface, LocalPrefix, OnStop, Traffic};
 pub use eid::{Eid, mapped, unmapped};
+pub use error::DataplaneError;

@@ -20,6 +20,7 @@ use crate::members::{NO_LOCATOR, Placed, fill_slot};
 pub const SLOT_COUNT: u32 = 512;
 /// Entries of the `LOCATORS` array.
 pub const LOCATOR_COUNT: u32 = 256;
+const _: () = assert!(SLOT_COUNT as usize == bpf_abi::SLOTS && LOCATOR_COUNT as usize == bpf_abi::LOCATORS);
 /// Removed mappings whose id and members are remembered in case they come back.
 const RETIRED_MAX: usize = 128;
 
@@ -177,6 +178,12 @@ pub struct Plan {
 }
 
 impl Observed {
+    /// Empty tables beside the entry of `NODE`.
+    #[must_use]
+    pub fn new(node: NodeValue) -> Self {
+        Self { node, ..Self::default() }
+    }
+
     /// Takes up numbering where an earlier process left it; call once after the maps were read.
     pub fn continue_numbering(&mut self) {
         let mappings = self.map_cache.values().map(|m| m.mapping_id);

@@ -1,0 +1,79 @@
+//! The BPF file system, where maps and links outlive the process.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use bpf_abi::ABI_VERSION;
+
+use crate::error::DataplaneError;
+
+/// Where the BPF file system is usually mounted.
+pub const MOUNT_POINT: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
+const MAGIC: libc::c_long = 0xcafe_4a11;
+
+/// Mounts the BPF file system unless it is there.
+///
+/// # Errors
+/// If it cannot be mounted.
+pub fn ensure_mounted() -> Result<(), DataplaneError> {
+    if is_bpffs(Path::new(MOUNT_POINT))? {
+        return Ok(());
+    }
+    let (target, kind) = (text(MOUNT_POINT.as_bytes())?, text(b"bpf")?);
+    // SAFETY: three NUL-terminated strings that outlive the call, no flags, no data.
+    let result = unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    if result < 0 {
+        return Err(DataplaneError::last("mount bpf on", MOUNT_POINT));
+    }
+    tracing::info!(path = MOUNT_POINT, "mounted the BPF file system");
+    Ok(())
+}
+
+/// The pin directory of a node for this version of the map layout, created.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn pin_directory(node: &str) -> Result<PathBuf, DataplaneError> {
+    let path = Path::new(MOUNT_POINT).join("weir").join(node).join(format!("v{ABI_VERSION}"));
+    fs::create_dir_all(&path)
+        .map_err(|source| DataplaneError::system("create", path.display().to_string(), source))?;
+    Ok(path)
+}
+
+/// Removes the pins in `directory`, then the directories that are empty because of it.
+///
+/// # Errors
+/// If a pin cannot be removed.
+pub fn remove(directory: &Path) -> Result<(), DataplaneError> {
+    let failed = |path: &Path, source| DataplaneError::system("remove", path.display().to_string(), source);
+    for entry in fs::read_dir(directory).map_err(|e| failed(directory, e))? {
+        let path = entry.map_err(|e| failed(directory, e))?.path();
+        fs::remove_file(&path).map_err(|e| failed(&path, e))?;
+    }
+    let root = Path::new(MOUNT_POINT);
+    for parent in directory.ancestors().take_while(|p| *p != root) {
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, DataplaneError> {
+    let name = text(path.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statfs is a valid value of that C structure.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a NUL-terminated path and a statfs that outlive the call.
+    if unsafe { libc::statfs(name.as_ptr(), &raw mut stat) } < 0 {
+        return Err(DataplaneError::last("statfs", path.display().to_string()));
+    }
+    Ok(stat.f_type as libc::c_long == MAGIC)
+}
+
+fn text(bytes: &[u8]) -> Result<CString, DataplaneError> {
+    CString::new(bytes).map_err(|e| DataplaneError::system("path", "", io::Error::other(e)))
+}

@@ -1,0 +1,398 @@
+//! One gateway's data path: devices, programs and maps, brought up, kept in step with the routes, taken down.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aya::Ebpf;
+use bpf_abi::{
+    ACTION_ENCAPSULATE, DECAPSULATED, InterfaceValue, NodeValue, OVERHEAD_V4, OVERHEAD_V6, Reason,
+    TrafficValue,
+};
+use tokio::sync::watch;
+
+use crate::attach::{Attachments, Chosen, Hook, Role, choose};
+use crate::bpffs;
+use crate::devices::{Devices, RESOLVE, SEGMENT_PEER, STACK_PEER};
+use crate::eid::Eid;
+use crate::error::DataplaneError;
+use crate::maps::{Flow, Maps};
+use crate::netlink::{Link, Netlink};
+use crate::object;
+use crate::path::resolve;
+use crate::sysctl::Sysctls;
+use crate::table::{Desired, LocalEid, Mapping, Observed, Refusal, plan};
+use crate::tap::Tap;
+
+/// What a gateway's data path is configured with.
+#[derive(Clone, Debug)]
+pub struct DataplaneConfig {
+    /// Name of the node: where its maps and links are pinned.
+    pub node: String,
+    /// Own RLOCs.
+    pub rlocs: Vec<IpAddr>,
+    /// Interfaces to attach to.
+    pub interfaces: Vec<Interface>,
+    /// Destinations that LISP handles.
+    pub eid_space: Vec<Eid>,
+    /// Prefixes that live here.
+    pub local_eids: Vec<LocalPrefix>,
+    /// Where packets are taken.
+    pub hook: Hook,
+    /// Time without packets after which a flow may be placed anew.
+    pub flow_idle: Duration,
+    /// Entries of the flow table; `None` for the object's own size.
+    pub flow_entries: Option<u32>,
+}
+
+/// An interface and what happens on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// ITR towards hosts, ETR towards the underlay.
+    pub role: Role,
+    /// Instance of the hosts behind it.
+    pub instance_id: u32,
+}
+
+/// An EID-prefix whose hosts are here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPrefix {
+    /// The prefix.
+    pub eid: Eid,
+    /// Interface towards the hosts; empty leaves decapsulated packets to the stack's routes.
+    pub interface: String,
+    /// Next hop; `None` when the hosts are on-link.
+    pub next_hop: Option<IpAddr>,
+}
+
+/// What becomes of the data path when the process stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStop {
+    /// It runs on.
+    #[default]
+    Keep,
+    /// It is removed.
+    Detach,
+}
+
+/// Traffic of an EID-prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// The prefix.
+    pub eid: Eid,
+    /// The locator; `None` counts decapsulated packets of a local prefix.
+    pub rloc: Option<IpAddr>,
+    /// Since the counters were made.
+    pub value: TrafficValue,
+}
+
+/// A running data path.
+pub struct Dataplane {
+    config: DataplaneConfig,
+    netlink: Netlink,
+    sysctls: Sysctls,
+    devices: Devices,
+    attachments: Attachments,
+    // Programs stay loaded through the pinned links; the object only has to live until they are attached.
+    object: Ebpf,
+    maps: Maps,
+    observed: Observed,
+    desired: Desired,
+    pins: PathBuf,
+    underlay_mtu: u32,
+    hook: Chosen,
+}
+
+impl Dataplane {
+    /// Brings the data path up in the calling thread's network namespace. What an earlier process left pinned is
+    /// taken over as it is: mappings found there stay until they are set or removed.
+    ///
+    /// # Errors
+    /// If an interface is missing or the kernel refuses something; nothing is taken away then.
+    pub async fn start(config: DataplaneConfig) -> Result<Self, DataplaneError> {
+        bpffs::ensure_mounted()?;
+        let pins = bpffs::pin_directory(&config.node)?;
+        let netlink = Netlink::connect()?;
+        let mut links = Vec::with_capacity(config.interfaces.len());
+        for interface in &config.interfaces {
+            links.push((interface.clone(), netlink.require(&interface.name).await?));
+        }
+        let underlay: Vec<&Link> = with_role(&links, Role::Etr).map(|(_, link)| link).collect();
+        let instance_id = with_role(&links, Role::Itr).map(|(i, _)| i.instance_id).next().unwrap_or(0);
+        let mut sysctls = Sysctls::default();
+        sysctls.set("ipv4/ip_forward", "1")?;
+        let devices = Devices::create(&netlink, &mut sysctls, instance_id, underlay.first().copied()).await?;
+        let options = object::MapOptions { pin_directory: Some(&pins), flows: config.flow_entries };
+        let mut object = object::load(options).map_err(|e| DataplaneError::Load(Box::new(e)))?;
+        let mut maps = Maps::take(&mut object)?;
+        let observed = maps.observe()?;
+        let mut desired = desired(&config, &links, &devices, &netlink).await?;
+        inherit(&mut desired, &observed, &config.eid_space);
+        let hook = links.first().map_or(Ok(TC), |(_, link)| choose(config.hook, link))?;
+        let mut dataplane = Self {
+            underlay_mtu: underlay.iter().map(|link| link.mtu).min().unwrap_or(1500),
+            attachments: Attachments::new(&pins),
+            config,
+            netlink,
+            sysctls,
+            devices,
+            object,
+            maps,
+            observed,
+            desired,
+            pins,
+            hook,
+        };
+        dataplane.route_local().await?;
+        dataplane.commit().await?;
+        dataplane.attach(&links).await?;
+        Ok(dataplane)
+    }
+
+    /// The hook in use, and why.
+    #[must_use]
+    pub const fn hook(&self) -> Chosen {
+        self.hook
+    }
+
+    /// Mappings that an earlier process left and that nobody has confirmed yet.
+    #[must_use]
+    pub fn unconfirmed(&self) -> Vec<Eid> {
+        let kept = self.desired.mappings.iter().filter(|(_, mapping)| **mapping == Mapping::Keep);
+        kept.map(|(eid, _)| *eid).collect()
+    }
+
+    /// Sets a mapping; in force after [`commit`](Self::commit).
+    pub fn set_mapping(&mut self, eid: Eid, mapping: Mapping) {
+        self.desired.mappings.insert(eid, mapping);
+    }
+
+    /// Removes a mapping; what covers it applies again. A prefix of the EID space goes back to being resolved, a
+    /// local one back to the stack.
+    pub fn remove_mapping(&mut self, eid: &Eid) {
+        match standing(&self.config, eid) {
+            Some(mapping) => self.desired.mappings.insert(*eid, mapping),
+            None => self.desired.mappings.remove(eid),
+        };
+    }
+
+    /// Brings the kernel's maps in step with what is wanted. Returns what could not be done; that stays as it was.
+    ///
+    /// # Errors
+    /// If the kernel refuses a write. The writes made stand, the rest is made at the next call.
+    pub async fn commit(&mut self) -> Result<Vec<Refusal>, DataplaneError> {
+        let wanted = self.wanted_rlocs();
+        self.desired.paths.retain(|rloc, _| wanted.contains(rloc));
+        for rloc in
+            wanted.into_iter().filter(|rloc| !self.desired.paths.contains_key(rloc)).collect::<Vec<_>>()
+        {
+            if let Some(path) = resolve(&self.netlink, rloc, &self.config.rlocs).await? {
+                self.desired.paths.insert(rloc, path);
+            }
+        }
+        let plan = plan(&self.desired, &self.observed);
+        for write in &plan.writes {
+            self.maps.write(write)?;
+            self.observed.record(write);
+        }
+        self.route_eid_space().await?;
+        Ok(plan.refused)
+    }
+
+    /// Asks the kernel for the way to every locator again, and commits.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit). Ways that could not be asked for stay as they were.
+    pub async fn refresh_paths(&mut self) -> Result<Vec<Refusal>, DataplaneError> {
+        for rloc in self.wanted_rlocs() {
+            match resolve(&self.netlink, rloc, &self.config.rlocs).await? {
+                Some(path) => drop(self.desired.paths.insert(rloc, path)),
+                None => drop(self.desired.paths.remove(&rloc)),
+            }
+        }
+        self.commit().await
+    }
+
+    /// Changes whenever the kernel's links, addresses, routes or neighbours do.
+    #[must_use]
+    pub fn route_changes(&self) -> watch::Receiver<u64> {
+        self.netlink.changes()
+    }
+
+    /// The TAP on which packets to unresolved EIDs arrive.
+    #[must_use]
+    pub const fn tap(&self) -> &Tap {
+        &self.devices.tap
+    }
+
+    /// The hardware address that frames written back to the TAP must have as destination.
+    #[must_use]
+    pub const fn tap_mac(&self) -> [u8; 6] {
+        self.devices.tap_mac
+    }
+
+    /// What the kernel's maps hold.
+    #[must_use]
+    pub const fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Counters of every mapping and local prefix.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn traffic(&self) -> Result<Vec<Traffic>, DataplaneError> {
+        let mut all = Vec::with_capacity(self.observed.traffic.len());
+        for key in &self.observed.traffic {
+            let Some(eid) = self.observed.counted(key) else { continue };
+            let rloc = if key.locator == DECAPSULATED { None } else { self.observed.rloc(key.locator) };
+            if let Some(value) = self.maps.traffic(key)? {
+                all.push(Traffic { eid, rloc, value });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Packets by reason.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, DataplaneError> {
+        self.maps.reasons()
+    }
+
+    /// At most `limit` flows with their locators.
+    #[must_use]
+    pub fn flows(&self, limit: usize) -> Vec<(Flow, Option<IpAddr>)> {
+        let flows = self.maps.flows(limit).into_iter();
+        flows.map(|flow| (flow, self.observed.rloc(flow.locator))).collect()
+    }
+
+    /// Ends the process's part in the data path.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub async fn stop(mut self, on_stop: OnStop) -> Result<(), DataplaneError> {
+        if on_stop == OnStop::Keep {
+            // The TAP goes with the process; packets to unresolved EIDs are dropped under their own reason.
+            self.desired.node.resolve_ifindex = 0;
+            let tap = self.devices.resolve_ifindex;
+            self.desired.interfaces.remove(&tap);
+            self.commit().await?;
+            return Ok(());
+        }
+        self.attachments.detach()?;
+        self.devices.remove(&self.netlink).await?;
+        self.sysctls.restore();
+        drop((self.maps, self.object));
+        bpffs::remove(&self.pins)
+    }
+
+    fn wanted_rlocs(&self) -> BTreeSet<IpAddr> {
+        let mut wanted = self.observed.rlocs();
+        for mapping in self.desired.mappings.values() {
+            if let Mapping::Encapsulate(locators) = mapping {
+                wanted.extend(locators.iter().map(|l| l.rloc));
+            }
+        }
+        wanted
+    }
+
+    async fn attach(&mut self, links: &[(Interface, Link)]) -> Result<(), DataplaneError> {
+        let mut wanted = Vec::new();
+        for (interface, link) in links {
+            let chosen = choose(self.config.hook, link)?;
+            tracing::info!(interface = link.name, hook = ?chosen.hook, reason = chosen.reason, "attaching");
+            wanted.push((interface.role, chosen.hook, link.clone()));
+        }
+        for (name, role) in [(RESOLVE, Role::Itr), (STACK_PEER, Role::Itr), (SEGMENT_PEER, Role::Etr)] {
+            wanted.push((role, Hook::Tc, self.netlink.require(name).await?));
+        }
+        for (role, hook, link) in &wanted {
+            self.attachments.attach(&mut self.object, *role, *hook, link)?;
+        }
+        let names: Vec<_> =
+            wanted.iter().map(|(role, hook, link)| (*role, *hook, link.name.as_str())).collect();
+        self.attachments.forget_others(&names)
+    }
+
+    async fn route_local(&mut self) -> Result<(), DataplaneError> {
+        for local in self.config.local_eids.iter().filter(|local| local.next_hop.is_some()) {
+            let ifindex = self.netlink.require(&local.interface).await?.ifindex;
+            self.devices.route_local(&self.netlink, local.eid.prefix, ifindex, local.next_hop).await?;
+        }
+        Ok(())
+    }
+
+    async fn route_eid_space(&mut self) -> Result<(), DataplaneError> {
+        let overhead = |rloc: &IpAddr| if rloc.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+        let ways = self.desired.paths.iter().map(|(rloc, path)| path.mtu.saturating_sub(overhead(rloc)));
+        let own = self.config.rlocs.iter().map(overhead).max().unwrap_or(OVERHEAD_V6);
+        let mtu = ways.min().unwrap_or_else(|| self.underlay_mtu.saturating_sub(own));
+        let prefixes: Vec<_> = self.config.eid_space.iter().map(|eid| eid.prefix).collect();
+        self.devices.route_eid_space(&self.netlink, &prefixes, mtu).await
+    }
+}
+
+const TC: Chosen = Chosen { hook: Hook::Tc, reason: "no interface is configured" };
+
+fn with_role(links: &[(Interface, Link)], role: Role) -> impl Iterator<Item = &(Interface, Link)> {
+    links.iter().filter(move |(interface, _)| interface.role == role)
+}
+
+/// What holds for a prefix by configuration alone.
+fn standing(config: &DataplaneConfig, eid: &Eid) -> Option<Mapping> {
+    if config.local_eids.iter().any(|local| local.eid == *eid) {
+        return Some(Mapping::Native);
+    }
+    config.eid_space.contains(eid).then_some(Mapping::Resolve)
+}
+
+async fn desired(
+    config: &DataplaneConfig,
+    links: &[(Interface, Link)],
+    devices: &Devices,
+    netlink: &Netlink,
+) -> Result<Desired, DataplaneError> {
+    let mut desired = Desired {
+        node: NodeValue {
+            resolve_ifindex: devices.resolve_ifindex,
+            segment_ifindex: devices.segment_ifindex,
+            flow_idle_ns: u64::try_from(config.flow_idle.as_nanos()).unwrap_or(u64::MAX),
+        },
+        interfaces: devices.interfaces.clone(),
+        ..Desired::default()
+    };
+    for (interface, link) in links {
+        let value = InterfaceValue { instance_id: interface.instance_id, flags: 0 };
+        desired.interfaces.insert(link.ifindex, value);
+    }
+    for local in &config.local_eids {
+        let ifindex = match local.interface.as_str() {
+            "" => 0,
+            name => netlink.require(name).await?.ifindex,
+        };
+        desired.local_eids.insert(local.eid, LocalEid { ifindex, next_hop: local.next_hop });
+    }
+    let standing_eids = config.eid_space.iter().chain(config.local_eids.iter().map(|local| &local.eid));
+    for eid in standing_eids {
+        desired.mappings.extend(standing(config, eid).map(|mapping| (*eid, mapping)));
+    }
+    Ok(desired)
+}
+
+/// Mappings of an earlier process inside the EID space stay in place until the mapping system speaks.
+fn inherit(desired: &mut Desired, observed: &Observed, eid_space: &[Eid]) {
+    let inside = |eid: &Eid| {
+        eid_space.iter().any(|s| s.instance_id == eid.instance_id && s.prefix.covers(&eid.prefix))
+    };
+    let found = observed.map_cache.iter().filter(|(eid, m)| m.action == ACTION_ENCAPSULATE && inside(eid));
+    for (eid, _) in found {
+        if desired.mappings.get(eid).is_none_or(|mapping| *mapping == Mapping::Resolve) {
+            desired.mappings.insert(*eid, Mapping::Keep);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Links, routes and neighbours of the network namespace in which the connection was made.
+
+use std::net::IpAddr;
+
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use codec::IpPrefix;
+
+use crate::error::DataplaneError;
+
+/// `rtm_protocol` of the routes that weir installs.
+pub const ROUTE_PROTOCOL: u8 = 0xe9;
+/// Bit of `RTAX_MTU` in `RTAX_LOCK`: path MTU discovery must not change it.
+const LOCK_MTU: u32 = 1 << 2;
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Largest packet.
+    pub mtu: u32,
+    /// Hardware address; zero if it has none.
+    pub mac: [u8; 6],
+    /// Kind of a virtual link (`veth`, `tun`, …), `None` for hardware.
+    pub kind: Option<String>,
+}
+
+/// What the kernel's routes say about a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Interface.
+    pub ifindex: u32,
+    /// `None` when the destination is on-link.
+    pub gateway: Option<IpAddr>,
+    /// Address that the kernel would send from.
+    pub source: Option<IpAddr>,
+    /// The route's own MTU.
+    pub mtu: Option<u32>,
+}
+
+/// A route to install.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewRoute {
+    /// Where to.
+    pub prefix: IpPrefix,
+    /// Interface.
+    pub ifindex: u32,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// MTU, locked.
+    pub mtu: Option<u32>,
+}
+
+/// A connection to the kernel's routing tables.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    changes: watch::Receiver<u64>,
+    tasks: [JoinHandle<()>; 3],
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Netlink {
+    /// Connects in the calling thread's network namespace; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If the kernel refuses a netlink socket.
+    pub fn connect() -> Result<Self, DataplaneError> {
+        let refused = |source| DataplaneError::system("open", "netlink socket", source);
+        let (requests, handle, _) = rtnetlink::new_connection().map_err(refused)?;
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (events, _, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(refused)?;
+        let (changed, changes) = watch::channel(0_u64);
+        let watcher = async move {
+            while messages.next().await.is_some() {
+                changed.send_modify(|count| *count += 1);
+            }
+        };
+        let tasks = [tokio::spawn(requests), tokio::spawn(events), tokio::spawn(watcher)];
+        Ok(Self { handle, changes, tasks })
+    }
+
+    /// Changes whenever a link, an address, a route or a neighbour changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// The link of that name; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, DataplaneError> {
+        let mut links = self.handle.link().get().match_name(name).execute();
+        found(links.try_next().await, "link", name).map(|message| message.as_ref().map(link))
+    }
+
+    /// The link of that index; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn link_by_index(&self, ifindex: u32) -> Result<Option<Link>, DataplaneError> {
+        let mut links = self.handle.link().get().match_index(ifindex).execute();
+        found(links.try_next().await, "link", &ifindex.to_string()).map(|message| message.as_ref().map(link))
+    }
+
+    /// The link of that name.
+    ///
+    /// # Errors
+    /// [`DataplaneError::NoInterface`] if there is none.
+    pub async fn require(&self, name: &str) -> Result<Link, DataplaneError> {
+        self.link(name).await?.ok_or_else(|| DataplaneError::NoInterface { name: name.to_owned() })
+    }
+
+    /// A veth pair, down; one that is already there is taken as it is.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn ensure_veth(&self, name: &str, peer: &str) -> Result<(), DataplaneError> {
+        if self.link(name).await?.is_some() {
+            return Ok(());
+        }
+        let add = self.handle.link().add(LinkVeth::new(name, peer).build());
+        add.execute().await.map_err(|source| netlink("add veth", name, source))
+    }
+
+    /// MTU, hardware address, ARP and the up flag in one request.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn set_up(
+        &self,
+        name: &str,
+        mtu: Option<u32>,
+        mac: Option<[u8; 6]>,
+        arp: bool,
+    ) -> Result<(), DataplaneError> {
+        let mut message = LinkUnspec::new_with_name(name).arp(arp).up();
+        if let Some(mtu) = mtu {
+            message = message.mtu(mtu);
+        }
+        if let Some(mac) = mac {
+            message = message.address(mac.to_vec());
+        }
+        let set = self.handle.link().set(message.build());
+        set.execute().await.map_err(|source| netlink("set up", name, source))
+    }
+
+    /// Removes a link; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn remove_link(&self, name: &str) -> Result<(), DataplaneError> {
+        let Some(link) = self.link(name).await? else { return Ok(()) };
+        let removed = self.handle.link().del(link.ifindex).execute().await;
+        removed.map_err(|source| netlink("remove link", name, source))
+    }
+
+    /// The way to `destination`; `None` if there is no route.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request for another reason.
+    pub async fn route_to(&self, destination: IpAddr) -> Result<Option<Route>, DataplaneError> {
+        let prefix = IpPrefix::host(destination);
+        let message = destined(&prefix).build();
+        let mut routes = Box::pin(self.handle.route().get(message).execute());
+        let message = found(routes.try_next().await, "route to", &destination.to_string())?;
+        Ok(message.as_ref().and_then(route))
+    }
+
+    /// Hardware address of a neighbour, if the kernel has resolved it.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn neighbour(&self, ifindex: u32, address: IpAddr) -> Result<Option<[u8; 6]>, DataplaneError> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let mut neighbours = Box::pin(self.handle.neighbours().get().set_address_family(family).execute());
+        loop {
+            let next = neighbours.try_next().await;
+            match next.map_err(|source| netlink("list neighbours", &address.to_string(), source))? {
+                Some(n) if n.header.ifindex == ifindex && is_about(&n, address) => return Ok(mac_of(&n)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Installs a route, replacing one of the same prefix.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn replace_route(&self, new: &NewRoute) -> Result<(), DataplaneError> {
+        let request = self.handle.route().add(self.route_message(new)).replace();
+        request.execute().await.map_err(|source| netlink("replace route", &new.prefix.to_string(), source))
+    }
+
+    /// Removes a route of ours; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request for another reason.
+    pub async fn remove_route(&self, route: &NewRoute) -> Result<(), DataplaneError> {
+        let removed = self.handle.route().del(self.route_message(route)).execute().await;
+        found(removed.map(Some), "remove route", &route.prefix.to_string()).map(drop)
+    }
+
+    fn route_message(&self, new: &NewRoute) -> RouteMessage {
+        let mut builder = destined(&new.prefix)
+            .output_interface(new.ifindex)
+            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
+        if let Some(gateway) = new.gateway {
+            builder.get_mut().attributes.push(RouteAttribute::Gateway(gateway.into()));
+            builder = builder.onlink();
+        } else if new.prefix.address().is_ipv4() {
+            builder = builder.scope(netlink_packet_route::route::RouteScope::Link);
+        }
+        if let Some(mtu) = new.mtu {
+            let metrics = vec![RouteMetric::Lock(LOCK_MTU), RouteMetric::Mtu(mtu)];
+            builder.get_mut().attributes.push(RouteAttribute::Metrics(metrics));
+        }
+        builder.build()
+    }
+}
+
+fn destined(prefix: &IpPrefix) -> RouteMessageBuilder<IpAddr> {
+    let mut builder = RouteMessageBuilder::<IpAddr>::new();
+    let message = builder.get_mut();
+    let v4 = prefix.address().is_ipv4();
+    message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = prefix.length();
+    message.attributes.push(RouteAttribute::Destination(prefix.address().into()));
+    builder
+}
+
+fn netlink(operation: &'static str, subject: &str, source: rtnetlink::Error) -> DataplaneError {
+    DataplaneError::Netlink { operation, subject: subject.to_owned(), source }
+}
+
+/// "There is none" is an answer, in each of the ways the kernel has to say it.
+fn found<T>(
+    result: Result<Option<T>, rtnetlink::Error>,
+    operation: &'static str,
+    subject: &str,
+) -> Result<Option<T>, DataplaneError> {
+    const NONE: [i32; 5] = [libc::ENODEV, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ESRCH, libc::ENXIO];
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e)) if NONE.contains(&-e.raw_code()) => Ok(None),
+        other => other.map_err(|source| netlink(operation, subject, source)),
+    }
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link =
+        Link { name: String::new(), ifindex: message.header.index, mtu: 0, mac: [0; 6], kind: None };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::LinkInfo(info) => {
+                link.kind =
+                    info.iter().find_map(|i| if let LinkInfo::Kind(k) = i { Some(kind(k)) } else { None });
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn kind(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let mut route = Route { ifindex: 0, gateway: None, source: None, mtu: None };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => route.ifindex = *ifindex,
+            RouteAttribute::Gateway(gateway) => route.gateway = address(gateway),
+            RouteAttribute::PrefSource(source) => route.source = address(source),
+            RouteAttribute::Metrics(metrics) => {
+                let mtu = |m: &RouteMetric| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None };
+                route.mtu = metrics.iter().find_map(mtu).filter(|mtu| *mtu > 0);
+            }
+            _ => {}
+        }
+    }
+    (route.ifindex != 0).then_some(route)
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn is_about(neighbour: &NeighbourMessage, address: IpAddr) -> bool {
+    neighbour.attributes.iter().any(|a| match a {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => IpAddr::V4(*v4) == address,
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => IpAddr::V6(*v6) == address,
+        _ => false,
+    })
+}
+
+fn mac_of(neighbour: &NeighbourMessage) -> Option<[u8; 6]> {
+    if matches!(neighbour.header.state, NeighbourState::Failed | NeighbourState::Incomplete) {
+        return None;
+    }
+    neighbour.attributes.iter().find_map(|a| match a {
+        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+        _ => None,
+    })
+}
