@@ -392,17 +392,12 @@ mod tests {
     use alloc::string::String;
 
     use super::*;
-
-    fn unhex(hex: &str) -> Vec<u8> {
-        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let octet = |pair: &[u8]| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap();
-        digits.chunks(2).map(octet).collect()
-    }
+    use crate::wire::octets;
 
     fn vectors() -> BTreeMap<String, Vec<u8>> {
         let text = include_str!("../../../tests/data/lisp/vectors.json");
         let hex: BTreeMap<String, String> = serde_json::from_str(text).unwrap();
-        hex.into_iter().map(|(name, hex)| (name, unhex(&hex))).collect()
+        hex.into_iter().map(|(name, hex)| (name, octets(&hex))).collect()
     }
 
     fn key(id: u8, algorithm: Algorithm, secret: &[u8]) -> Key {
@@ -479,7 +474,7 @@ mod tests {
             7030d4c610440d83be4dbffda98c576d68a5bf3211c97b58c4b99f061123b938
             0000000a0120100000000001 9910fe01 0164ff0000050001c0a8880a";
         for (hex, algorithm) in [(sha1, Algorithm::HmacSha1), (sha256, Algorithm::HmacSha256)] {
-            let bytes = unhex(hex);
+            let bytes = octets(hex);
             let verified = check(&bytes, &key(0, algorithm, b"password")).unwrap();
             let VerifiedMessage::MapRegister(register) = verified else { panic!("a Map-Register") };
             assert_eq!(Message::MapRegister(register.into_inner()).encode().unwrap(), bytes);

@@ -205,3 +205,111 @@ fn write_lcaf(w: &mut Writer, header: [u8; 4], body: &[u8]) -> Result<(), Encode
     w.bytes(body);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::octets;
+
+    fn read(hex: &str) -> Result<Address, DecodeError> {
+        let bytes = octets(hex);
+        let mut r = Reader::new(&bytes);
+        let address = Address::read(&mut r, "address")?;
+        r.finish("address")?;
+        Ok(address)
+    }
+
+    fn write(address: &Address) -> Vec<u8> {
+        let mut w = Writer::new();
+        address.write(&mut w).unwrap();
+        w.into_vec()
+    }
+
+    fn ip(text: &str) -> Address {
+        Address::Ip(text.parse().unwrap())
+    }
+
+    fn lists(depth: usize) -> Address {
+        (1..depth).fold(Address::AfiList(Vec::new()), |inner, _| Address::AfiList([inner].into()))
+    }
+
+    #[test]
+    fn an_unknown_afi_ends_the_message() {
+        let invalid = DecodeError::Invalid { field: "address", value: 16389 };
+        assert_eq!(read("4005 0102 0304 0506"), Err(invalid));
+        assert_eq!(read("4003 0000 0100 0008 4005 0102 0304 0506"), Err(invalid));
+    }
+
+    #[test]
+    fn an_unknown_lcaf_is_kept_whole() {
+        let hex = "4003 0102 0a03 0004 deadbeef";
+        let kept = Address::UnknownLcaf {
+            lcaf_type: 10,
+            reserved1: 1,
+            flags: 2,
+            reserved2: 3,
+            body: octets("deadbeef"),
+        };
+        assert_eq!(read(hex), Ok(kept.clone()));
+        assert_eq!(write(&kept), octets(hex));
+        assert_eq!(kept.ip(), None);
+    }
+
+    #[test]
+    fn instance_zero_is_the_plain_address_and_is_written_plain() {
+        assert_eq!(read("4003 0000 0200 000a 00000000 0001 c0000201"), Ok(ip("192.0.2.1")));
+        let zero = Address::InstanceId {
+            instance_id: InstanceId(0),
+            mask_len: 0,
+            address: Box::new(ip("192.0.2.1")),
+        };
+        assert_eq!(write(&zero), octets("0001 c0000201"));
+    }
+
+    #[test]
+    fn an_instance_holds_one_address_and_no_more() {
+        let trailing = DecodeError::Trailing { field: "LCAF instance ID", count: 1 };
+        assert_eq!(read("4003 0000 0200 000b 00000007 0001 c0000201 ff"), Err(trailing));
+        let short = DecodeError::Truncated { field: "address", needed: 4, available: 3 };
+        assert_eq!(read("4003 0000 0200 0009 00000007 0001 c0000201"), Err(short));
+    }
+
+    #[test]
+    fn a_length_beyond_the_message_is_truncated() {
+        let truncated = DecodeError::Truncated { field: "address", needed: 65535, available: 2 };
+        for lcaf_type in ["01", "02", "0a"] {
+            assert_eq!(read(&alloc::format!("4003 0000 {lcaf_type}00 ffff 0000")), Err(truncated));
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded_in_both_directions() {
+        assert_eq!(Address::read(&mut Reader::new(&write(&lists(4))), "address"), Ok(lists(4)));
+        let five =
+            octets("4003000001000020 4003000001000018 4003000001000010 4003000001000008 4003000001000000");
+        let too_deep = DecodeError::Depth { field: "address", limit: 4 };
+        assert_eq!(Address::read(&mut Reader::new(&five), "address"), Err(too_deep));
+        let error = lists(5).write(&mut Writer::new());
+        assert_eq!(error, Err(EncodeError::TooLarge { field: "LCAF nesting", value: 5, limit: 4 }));
+    }
+
+    #[test]
+    fn an_unknown_lcaf_cannot_claim_a_known_type() {
+        let (reserved1, flags, reserved2) = (0, 0, 0);
+        for lcaf_type in [LCAF_AFI_LIST, LCAF_INSTANCE_ID] {
+            let address = Address::UnknownLcaf { lcaf_type, reserved1, flags, reserved2, body: Vec::new() };
+            let error = EncodeError::Invalid { field: "LCAF type", value: u64::from(lcaf_type) };
+            assert_eq!(address.write(&mut Writer::new()), Err(error));
+        }
+    }
+
+    #[test]
+    fn ipv4_sorts_before_ipv6_and_lcaf_last() {
+        let mut sorted = [lists(1), ip("2001:db8::1"), ip("192.0.2.9"), Address::NoAddress, ip("10.0.0.200")];
+        sorted.sort_by(Address::wire_order);
+        assert_eq!(
+            sorted,
+            [Address::NoAddress, ip("10.0.0.200"), ip("192.0.2.9"), ip("2001:db8::1"), lists(1)]
+        );
+    }
+}

@@ -124,3 +124,66 @@ fn low_12(word: u32) -> u16 {
 fn fits(field: &'static str, value: u32, mask: u32) -> Result<u32, EncodeError> {
     if value > mask { Err(EncodeError::Invalid { field, value: u64::from(value) }) } else { Ok(value) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(first: u32, second: u32) -> Result<DataHeader, DecodeError> {
+        let bytes = (u64::from(first) << 32 | u64::from(second)).to_be_bytes();
+        DataHeader::read(&mut Reader::new(&bytes))
+    }
+
+    #[test]
+    fn nonce_wins_over_map_version_and_echo_needs_a_nonce() {
+        let nonce = LowField::Nonce { nonce: 0x0012_3456, echo: false };
+        assert_eq!(read(0x9012_3456, 0).unwrap().low_field, nonce);
+        assert_eq!(read(0x2012_3456, 0).unwrap(), DataHeader::default());
+        let version = LowField::MapVersion { source: 0x123, destination: 0x456 };
+        assert_eq!(read(0x3012_3456, 0).unwrap().low_field, version);
+    }
+
+    #[test]
+    fn fields_without_their_bit_are_ignored_and_so_is_r() {
+        assert_eq!(read(0x04ff_ffff, 0xffff_ffff).unwrap(), DataHeader::default());
+        let header = read(0x0800_0000, 0x0000_07ff).unwrap();
+        assert_eq!((header.instance_id, header.locator_status), (Some(InstanceId(7)), None));
+        let header = read(0x4800_0000, 0x0000_07ff).unwrap();
+        assert_eq!((header.instance_id, header.locator_status), (Some(InstanceId(7)), Some(0xff)));
+    }
+
+    #[test]
+    fn encrypted_packets_are_refused() {
+        for kk in 1..4 {
+            assert_eq!(read(kk << 24, 0), Err(DecodeError::Invalid { field: "KK", value: u64::from(kk) }));
+        }
+    }
+
+    #[test]
+    fn a_header_cut_short_is_refused() {
+        let error = DecodeError::Truncated { field: "data header instance ID", needed: 4, available: 3 };
+        assert_eq!(DataHeader::read(&mut Reader::new(&[0; 7])), Err(error));
+    }
+
+    #[test]
+    fn values_with_too_many_bits_are_not_written() {
+        let large = InstanceId(0x0100_0000);
+        let nonce = LowField::Nonce { nonce: 0x0100_0000, echo: true };
+        let version = LowField::MapVersion { source: 1, destination: 4096 };
+        for header in [
+            DataHeader { instance_id: Some(large), ..DataHeader::default() },
+            DataHeader { low_field: nonce, ..DataHeader::default() },
+            DataHeader { low_field: version, ..DataHeader::default() },
+            DataHeader {
+                instance_id: Some(InstanceId(1)),
+                locator_status: Some(256),
+                ..DataHeader::default()
+            },
+        ] {
+            assert!(
+                matches!(header.write(&mut Writer::new()), Err(EncodeError::Invalid { .. })),
+                "{header:?}"
+            );
+        }
+    }
+}

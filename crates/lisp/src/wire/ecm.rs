@@ -210,3 +210,153 @@ impl Checksum {
         u16::try_from(sum).unwrap_or(u16::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Message, octets};
+
+    const IPV4: &str = "80000000 4500003c 00000000 4011669c 0a090005 0a010007 ee4810f6 00287ab0
+        10000001 1122334455667788 0001 0a090005 0001 cb007109 0020 0001 0a010007";
+
+    fn ecm(source: &str, destination: &str, message: &[u8]) -> EncapsulatedControlMessage {
+        EncapsulatedControlMessage {
+            security: false,
+            ddt: false,
+            inner_source: source.parse().unwrap(),
+            inner_destination: destination.parse().unwrap(),
+            message: message.to_vec(),
+        }
+    }
+
+    /// The vector with octets replaced and the IPv4 header checksum made right again.
+    fn changed(at: usize, with: &[u8]) -> Vec<u8> {
+        let mut bytes = octets(IPV4);
+        bytes.splice(at..at + with.len(), with.iter().copied());
+        bytes.splice(14..16, [0, 0]);
+        let header_length = usize::from(bytes[4] & 0xf) * 4;
+        let checksum = !Checksum::default().add(&bytes[4..4 + header_length]).fold();
+        bytes.splice(14..16, checksum.to_be_bytes());
+        bytes
+    }
+
+    fn invalid(field: &'static str, value: u64) -> Result<Message, DecodeError> {
+        Err(DecodeError::Invalid { field, value })
+    }
+
+    #[test]
+    fn headers_that_carry_no_whole_udp_datagram_are_refused() {
+        assert!(Message::decode(&octets(IPV4)).is_ok());
+        for (at, with, field, value) in [
+            (0, [0x88, 0].as_slice(), "ECM S bit", 1),
+            (4, &[0x55], "inner IP version", 5),
+            (4, &[0x44], "inner IPv4 IHL", 16),
+            (6, &[0x00, 0x13], "inner IPv4 length", 0x13),
+            (10, &[0x20, 0x00], "inner IPv4 fragment offset", 0x2000),
+            (10, &[0x00, 0x01], "inner IPv4 fragment offset", 1),
+            (13, &[6], "inner IPv4 protocol", 6),
+            (28, &[0x00, 0x29], "inner UDP length", 0x29),
+            (28, &[0x00, 0x07], "inner UDP length", 7),
+            (30, &[0, 0], "inner UDP checksum", 0),
+            (30, &[0x7a, 0xb1], "inner UDP checksum", 0x7ab1),
+            (40, &[0xff], "inner UDP checksum", 0x7ab0),
+        ] {
+            assert_eq!(Message::decode(&changed(at, with)), invalid(field, value), "{at} {with:02x?}");
+        }
+    }
+
+    #[test]
+    fn dont_fragment_is_no_fragment() {
+        assert!(Message::decode(&changed(10, &[0x40, 0x00])).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_header_checksum_is_refused() {
+        let mut bytes = octets(IPV4);
+        bytes[12] = 0x3f;
+        assert!(matches!(
+            Message::decode(&bytes),
+            Err(DecodeError::Invalid { field: "inner IPv4 checksum", .. })
+        ));
+    }
+
+    #[test]
+    fn lengths_that_disagree_with_the_message_are_refused() {
+        let mut longer = octets(IPV4);
+        longer.push(0);
+        let trailing = DecodeError::Trailing { field: "inner IP packet", count: 1 };
+        assert_eq!(Message::decode(&longer), Err(trailing));
+        let bytes = octets(IPV4);
+        (4..bytes.len()).for_each(|length| assert!(Message::decode(&bytes[..length]).is_err(), "{length}"));
+    }
+
+    #[test]
+    fn ipv4_options_are_skipped() {
+        let mut bytes = octets(IPV4);
+        bytes.splice(24..24, [1, 1, 1, 0]);
+        bytes[4] = 0x46;
+        bytes[7] += 4;
+        bytes.splice(14..16, [0, 0]);
+        let checksum = !Checksum::default().add(&bytes[4..28]).fold();
+        bytes.splice(14..16, checksum.to_be_bytes());
+        assert_eq!(Message::decode(&bytes), Message::decode(&octets(IPV4)));
+    }
+
+    #[test]
+    fn odd_lengths_and_ipv6_go_both_ways() {
+        for message in [[].as_slice(), &[1], &[1, 2], &[1, 2, 3]] {
+            for (source, destination) in
+                [("10.9.0.5:61000", "10.1.0.7:4342"), ("[2001:db8::5]:61000", "[2001:db8:1::7]:4342")]
+            {
+                let sent = Message::Encapsulated(ecm(source, destination, message));
+                assert_eq!(Message::decode(&sent.encode().unwrap()), Ok(sent));
+            }
+        }
+    }
+
+    #[test]
+    fn ipv6_headers_are_checked_as_well() {
+        let sent = ecm("[2001:db8::5]:61000", "[2001:db8:1::7]:4342", &[1, 2, 3]);
+        let bytes = Message::Encapsulated(sent).encode().unwrap();
+        let mut extension = bytes.clone();
+        extension[10] = 0;
+        assert_eq!(Message::decode(&extension), invalid("inner IPv6 next header", 0));
+        let mut long = bytes.clone();
+        long[9] += 1;
+        let truncated = DecodeError::Truncated { field: "inner IPv6 payload", needed: 12, available: 11 };
+        assert_eq!(Message::decode(&long), Err(truncated));
+        let mut damaged = bytes;
+        damaged[30] ^= 1;
+        assert!(matches!(
+            Message::decode(&damaged),
+            Err(DecodeError::Invalid { field: "inner UDP checksum", .. })
+        ));
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_sent_as_all_ones() {
+        let message = (0..=u16::MAX)
+            .map(|n| ecm("10.9.0.5:61000", "10.1.0.7:4342", &n.to_be_bytes()))
+            .find(|m| m.udp(m.inner_source.ip(), m.inner_destination.ip()).unwrap()[6..8] == [0xff, 0xff])
+            .unwrap();
+        let sent = Message::Encapsulated(message);
+        assert_eq!(Message::decode(&sent.encode().unwrap()), Ok(sent));
+    }
+
+    #[test]
+    fn what_no_receiver_takes_is_not_sent() {
+        let security =
+            EncapsulatedControlMessage { security: true, ..ecm("10.9.0.5:61000", "10.1.0.7:4342", &[]) };
+        for (message, field, value) in [
+            (security, "ECM S bit", 1),
+            (ecm("10.9.0.5:4341", "10.1.0.7:4342", &[]), "inner UDP port", 4341),
+            (ecm("10.9.0.5:4342", "10.1.0.7:4341", &[]), "inner UDP port", 4341),
+            (ecm("10.9.0.5:4342", "[2001:db8::7]:4342", &[]), "inner address families", 0),
+        ] {
+            assert_eq!(Message::Encapsulated(message).encode(), Err(EncodeError::Invalid { field, value }));
+        }
+        let huge = ecm("10.9.0.5:4342", "10.1.0.7:4342", &alloc::vec![0; 65_516]);
+        let too_large = EncodeError::TooLarge { field: "inner IPv4 length", value: 65_544, limit: 0xffff };
+        assert_eq!(Message::Encapsulated(huge).encode(), Err(too_large));
+    }
+}

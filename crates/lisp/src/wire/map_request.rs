@@ -134,3 +134,120 @@ impl RequestRecord {
         self.eid.write(w)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+    use crate::wire::{Message, octets};
+
+    const REQUEST: &str = "10000001 1122334455667788 0001 0a090005 0001 cb007109 00 20 0001 0a010007";
+    const TRAILER: &str = "000102030405060708090a0b0c0d0e0f 0102030405060708";
+
+    fn read(bytes: &[u8]) -> Result<MapRequest, DecodeError> {
+        match Message::decode(bytes)? {
+            Message::MapRequest(request) => Ok(request),
+            other => panic!("{other:?} is no Map-Request"),
+        }
+    }
+
+    #[test]
+    fn octets_after_the_end_are_ignored() {
+        let mut bytes = octets(REQUEST);
+        let request = read(&bytes).unwrap();
+        bytes.extend(octets(TRAILER));
+        assert_eq!(read(&bytes).unwrap(), request);
+        bytes[1] |= 0x10;
+        assert!(read(&bytes).unwrap().xtr.is_some());
+        bytes.push(0xff);
+        assert!(read(&bytes).unwrap().xtr.is_some());
+    }
+
+    #[test]
+    fn an_announced_trailer_must_be_there() {
+        let mut bytes = octets(REQUEST);
+        bytes[1] |= 0x10;
+        bytes.extend(&octets(TRAILER)[..23]);
+        assert_eq!(read(&bytes), Err(DecodeError::Truncated { field: "Site-ID", needed: 8, available: 7 }));
+    }
+
+    #[test]
+    fn the_piggybacked_record_stands_before_the_trailer() {
+        let mut bytes = octets(REQUEST);
+        bytes[0] |= 0x04;
+        bytes[1] |= 0x10;
+        bytes.extend(octets("000005a0 00 18 1000 0000 0001 0a090000"));
+        bytes.extend(octets(TRAILER));
+        let request = read(&bytes).unwrap();
+        assert_eq!(request.map_reply.as_ref().unwrap().eid.prefix, "10.9.0.0/24".parse().unwrap());
+        assert_eq!(request.xtr.unwrap().site_id.0, 0x0102_0304_0506_0708);
+        assert_eq!(Message::MapRequest(request).encode().unwrap(), bytes);
+    }
+
+    #[test]
+    fn each_flag_has_its_bit_and_reserved_bits_are_ignored() {
+        type Flag = (u32, fn(&MapRequest) -> bool);
+        let plain = read(&octets(REQUEST)).unwrap();
+        let flags: [Flag; 7] = [
+            (0x0800_0000, |m| m.authoritative),
+            (0x0200_0000, |m| m.probe),
+            (0x0100_0000, |m| m.smr),
+            (0x0080_0000, |m| m.proxy_itr),
+            (0x0040_0000, |m| m.smr_invoked),
+            (0x0000_4000, |m| m.local_xtr),
+            (0x0000_2000, |m| m.no_map_reply),
+        ];
+        for (mask, flag) in flags {
+            let mut bytes = octets(REQUEST);
+            bytes.splice(..4, (0x1000_0001 | mask).to_be_bytes());
+            let request = read(&bytes).unwrap();
+            assert!(flag(&request) && !flag(&plain), "{mask:#x}");
+            assert_eq!(Message::MapRequest(request).encode().unwrap(), bytes);
+        }
+        let mut reserved = octets(REQUEST);
+        reserved.splice(..4, (0x1000_0001_u32 | 0x002f_8000).to_be_bytes());
+        reserved[24] |= 0x7f;
+        assert_eq!(read(&reserved).unwrap(), plain);
+    }
+
+    /// RFC 9437 §5 ends a subscription with an ITR-RLOC of AFI 0: the handler decides, not the parser.
+    #[test]
+    fn an_itr_rloc_without_an_address_is_kept() {
+        let bytes = octets("10000001 1122334455667788 0000 0000 80 20 0001 0a010007");
+        let request = read(&bytes).unwrap();
+        assert_eq!(request.itr_rlocs, [Address::NoAddress]);
+        assert!(request.records[0].subscribe);
+        assert_eq!(Message::MapRequest(request).encode().unwrap(), bytes);
+    }
+
+    #[test]
+    fn one_to_thirty_two_itr_rlocs_fit() {
+        let mut request = read(&octets(REQUEST)).unwrap();
+        request.itr_rlocs = alloc::vec![Address::Ip(IpAddr::from([192, 0, 2, 1])); 32];
+        assert_eq!(read(&Message::MapRequest(request.clone()).encode().unwrap()).unwrap(), request);
+        let field = "ITR-RLOC count";
+        request.itr_rlocs.push(Address::NoAddress);
+        let encoded = Message::MapRequest(request.clone()).encode();
+        assert_eq!(encoded, Err(EncodeError::TooLarge { field, value: 33, limit: 32 }));
+        request.itr_rlocs.clear();
+        assert_eq!(Message::MapRequest(request).encode(), Err(EncodeError::Invalid { field, value: 0 }));
+    }
+
+    #[test]
+    fn unknown_afis_refuse_the_message_wherever_they_stand() {
+        for (at, field) in [(12, "source EID"), (18, "ITR-RLOC"), (26, "EID-prefix")] {
+            let mut bytes = octets(REQUEST);
+            bytes.splice(at..at + 2, [0x40, 0x05]);
+            assert_eq!(read(&bytes), Err(DecodeError::Invalid { field, value: 0x4005 }));
+        }
+    }
+
+    #[test]
+    fn more_records_announced_than_there_are_is_truncated() {
+        let mut bytes = octets(REQUEST);
+        bytes[3] = 255;
+        let truncated = DecodeError::Truncated { field: "record flags", needed: 1, available: 0 };
+        assert_eq!(read(&bytes), Err(truncated));
+    }
+}

@@ -114,3 +114,97 @@ pub(super) const fn low_octet(word: u32) -> u8 {
 pub(super) fn count_word(count: usize, field: &'static str) -> Result<u32, EncodeError> {
     u8::try_from(count).map(u32::from).map_err(|_| EncodeError::TooLarge { field, value: count, limit: 255 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::octets;
+
+    const REPLY: &str = "20000001 1122334455667788 0000000f 00 10 2000 0000 0001 0a020000";
+    const REGISTER: &str = "38000101 0000000000000005 01 02 0000 000005a0 00 18 1000 0000 0001 0a010000";
+    const NOTIFY: &str = "40000001 0000000000000005 01 02 0000 000005a0 00 18 0000 0000 0001 0a010000";
+
+    #[test]
+    fn a_header_cut_short_is_no_message() {
+        for length in 0..4 {
+            let error = DecodeError::Truncated { field: "message header", needed: 4, available: length };
+            assert_eq!(Message::decode(&octets(REPLY)[..length]), Err(error));
+        }
+    }
+
+    #[test]
+    fn unknown_types_are_told_and_not_sent() {
+        for unknown in [0, 6, 7, 9, 15] {
+            let message = Message::decode(&[unknown << 4, 0, 0, 0]).unwrap();
+            assert_eq!(message, Message::Unknown(unknown));
+            let error = EncodeError::Invalid { field: "message type", value: u64::from(unknown) };
+            assert_eq!(message.encode(), Err(error));
+        }
+    }
+
+    #[test]
+    fn octets_after_reply_and_register_are_refused_and_after_notify_kept() {
+        for (hex, field) in [(REPLY, "Map-Reply"), (REGISTER, "Map-Register")] {
+            let mut bytes = octets(hex);
+            Message::decode(&bytes).unwrap();
+            bytes.push(0);
+            assert_eq!(Message::decode(&bytes), Err(DecodeError::Trailing { field, count: 1 }));
+        }
+        let mut bytes = octets(NOTIFY);
+        bytes.extend([1, 2, 3]);
+        let Ok(Message::MapNotify(notify)) = Message::decode(&bytes) else { panic!("a Map-Notify") };
+        assert_eq!(notify.trailer, [1, 2, 3]);
+        assert_eq!(Message::MapNotify(notify).encode().unwrap(), bytes);
+    }
+
+    #[test]
+    fn security_data_of_a_reply_is_kept() {
+        let mut bytes = octets(REPLY);
+        bytes[0] |= 0x02;
+        bytes.extend([9, 8, 7]);
+        let Ok(Message::MapReply(reply)) = Message::decode(&bytes) else { panic!("a Map-Reply") };
+        assert_eq!(reply.security.as_deref(), Some([9, 8, 7].as_slice()));
+        assert_eq!(Message::MapReply(reply).encode().unwrap(), bytes);
+    }
+
+    #[test]
+    fn each_flag_of_a_register_has_its_bit() {
+        type Flag = (u32, fn(&MapRegister) -> bool);
+        let flags: [Flag; 6] = [
+            (0x0800_0000, |m| m.proxy_reply),
+            (0x0400_0000, |m| m.security_capable),
+            (0x0000_1000, |m| m.eid_notify),
+            (0x0000_0800, |m| m.use_ttl_for_timeout),
+            (0x0000_0400, |m| m.merge),
+            (0x0000_0100, |m| m.want_map_notify),
+        ];
+        for (mask, _) in flags {
+            let mut bytes = octets(REGISTER);
+            bytes.splice(..4, (0x3000_0001 | mask).to_be_bytes());
+            let Ok(Message::MapRegister(register)) = Message::decode(&bytes) else {
+                panic!("a Map-Register")
+            };
+            for (other, flag) in flags {
+                assert_eq!(flag(&register), other == mask, "{mask:#x} {other:#x}");
+            }
+            assert_eq!(Message::MapRegister(register).encode().unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_mac_longer_than_the_message_is_truncated() {
+        let mut bytes = octets(REGISTER);
+        bytes.splice(14..16, [0xff, 0xff]);
+        let available = bytes.len() - 16;
+        let error = DecodeError::Truncated { field: "authentication data", needed: 0xffff, available };
+        assert_eq!(Message::decode(&bytes), Err(error));
+    }
+
+    #[test]
+    fn more_records_than_a_count_can_say_are_not_sent() {
+        let Ok(Message::MapReply(mut reply)) = Message::decode(&octets(REPLY)) else { panic!("a Map-Reply") };
+        reply.records = alloc::vec![reply.records[0].clone(); 256];
+        let error = EncodeError::TooLarge { field: "record count", value: 256, limit: 255 };
+        assert_eq!(Message::MapReply(reply).encode(), Err(error));
+    }
+}

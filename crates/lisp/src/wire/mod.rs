@@ -12,10 +12,14 @@ mod map_register;
 mod map_reply;
 mod map_request;
 mod message;
+#[cfg(test)]
+mod octets;
 mod record;
 mod trailer;
 mod types;
 
 pub use data::{DataHeader, LowField};
 pub use message::MessageType;
+#[cfg(test)]
+pub(crate) use octets::octets;
 pub use types::*;

@@ -159,3 +159,131 @@ impl LocatorRecord {
         self.rloc.write(w)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{InstanceId, octets};
+
+    /// 10.1.0.0/24, TTL 1440, with `count` locators that `locators` holds.
+    fn with_locators(count: u8, locators: &str) -> Vec<u8> {
+        let mut bytes = octets("000005a0 00 18 1000 0000 0001 0a010000");
+        bytes[4] = count;
+        bytes.extend(octets(locators));
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<EidRecord, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let record = EidRecord::read(&mut r)?;
+        r.finish("record")?;
+        Ok(record)
+    }
+
+    fn write(record: &EidRecord) -> Result<Vec<u8>, EncodeError> {
+        let mut w = Writer::new();
+        record.write(&mut w).map(|()| w.into_vec())
+    }
+
+    #[test]
+    fn an_unknown_locator_does_not_take_the_others_with_it() {
+        let bytes = with_locators(2, "0164ff000001 4003 0000 1000 0002 abcd  0132ff000001 0001 c0000201");
+        let record = read(&bytes).unwrap();
+        assert!(matches!(record.locators[0].rloc, Address::UnknownLcaf { lcaf_type: 16, .. }));
+        assert_eq!(record.locators[1].rloc.ip(), Some("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_unknown_eid_refuses_the_record() {
+        for (eid, field, value) in [
+            ("4003 0000 0c00 0002 abcd", "EID-prefix LCAF type", 12),
+            ("4003 0000 0100 0006 0001 0a010000", "EID-prefix LCAF type", 1),
+            (
+                "4003 0000 0200 0016 00000001 4003 0000 0200 000a 00000002 0001 0a010000",
+                "EID-prefix LCAF type",
+                2,
+            ),
+            ("4003 0000 0200 0006 00000001 0000", "EID-prefix AFI", 0),
+            ("0000", "EID-prefix AFI", 0),
+            ("4005 0102 0304 0506", "EID-prefix", 16389),
+        ] {
+            let mut bytes = octets("000005a0 00 18 1000 0000");
+            bytes.extend(octets(eid));
+            assert_eq!(read(&bytes), Err(DecodeError::Invalid { field, value }), "{eid}");
+        }
+    }
+
+    #[test]
+    fn the_mask_is_that_of_the_inner_address_whatever_the_iid_mask_says() {
+        for iid_mask_len in ["00", "20", "38"] {
+            let mut bytes = octets("000005a0 00 18 1000 0000 4003 0000 02");
+            bytes.extend(octets(iid_mask_len));
+            bytes.extend(octets("000a 00000007 0001 0a0100ff"));
+            let eid = read(&bytes).unwrap().eid;
+            assert_eq!((eid.instance_id, eid.prefix), (InstanceId(7), "10.1.0.0/24".parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_mask_longer_than_the_address_is_refused() {
+        let mut bytes = with_locators(0, "");
+        bytes[5] = 33;
+        assert_eq!(read(&bytes), Err(DecodeError::Invalid { field: "EID mask-len", value: 33 }));
+    }
+
+    #[test]
+    fn locators_keep_their_order_when_read_and_are_sorted_when_written() {
+        let bytes = with_locators(
+            3,
+            "0102ff000001 0002 20010db8000000000000000000000001 0103ff000001 0001 c6336401
+            0101ff000001 0001 c0000201",
+        );
+        let mut record = read(&bytes).unwrap();
+        let weights = |record: &EidRecord| record.locators.iter().map(|l| l.weight).collect::<Vec<_>>();
+        assert_eq!(weights(&record), [2, 3, 1]);
+        let sorted = read(&write(&record).unwrap()).unwrap();
+        assert_eq!(weights(&sorted), [1, 3, 2]);
+        record.sort_locators();
+        assert_eq!(record, sorted);
+    }
+
+    #[test]
+    fn more_locators_announced_than_there_are_is_truncated() {
+        let bytes = with_locators(255, "0164ff000001 0001 c0000201");
+        let truncated = DecodeError::Truncated { field: "locator priority", needed: 4, available: 0 };
+        assert_eq!(read(&bytes), Err(truncated));
+    }
+
+    #[test]
+    fn every_action_and_flag_has_its_bit() {
+        for bits in 0..8 {
+            let mut bytes = with_locators(0, "");
+            bytes[6] = bits << 5;
+            let record = read(&bytes).unwrap();
+            assert_eq!(record.action, Action::from_bits(bits));
+            assert!(!record.authoritative);
+            assert_eq!(write(&record).unwrap(), bytes);
+        }
+        for (flags, expected) in
+            [(4, [true, false, false]), (2, [false, true, false]), (1, [false, false, true])]
+        {
+            let mut bytes = with_locators(1, "0164ff000000 0001 c0000201");
+            bytes[21] = flags;
+            let locator = &read(&bytes).unwrap().locators[0];
+            assert_eq!([locator.local, locator.probed, locator.reachable], expected);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_its_bits_is_not_written() {
+        let record = read(&with_locators(0, "")).unwrap();
+        let version = EidRecord { map_version: 4096, ..record.clone() };
+        assert_eq!(write(&version), Err(EncodeError::Invalid { field: "map-version", value: 4096 }));
+        let action = EidRecord { action: Action::Unassigned(3), ..record.clone() };
+        assert_eq!(write(&action), Err(EncodeError::Invalid { field: "ACT", value: 3 }));
+        let locator = read(&with_locators(1, "0164ff000001 0001 c0000201")).unwrap().locators.remove(0);
+        let many = EidRecord { locators: alloc::vec![locator; 256], ..record };
+        let too_many = EncodeError::TooLarge { field: "locator count", value: 256, limit: 255 };
+        assert_eq!(write(&many), Err(too_many));
+    }
+}
