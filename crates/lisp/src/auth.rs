@@ -567,6 +567,15 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_key_material_is_erased_on_drop() {
+        fn erased<T: zeroize::ZeroizeOnDrop>() {}
+        erased::<Zeroizing<Vec<u8>>>();
+        // The states that HMAC and HKDF keep; a feature of these crates, easily lost.
+        erased::<Sha1>();
+        erased::<Sha256>();
+    }
+
+    #[test]
     fn a_key_does_not_print_its_secret() {
         let text = format!("{:?}", edge_key(Algorithm::HmacSha256));
         assert_eq!(text, "Key { id: 1, algorithm: HmacSha256, .. }");

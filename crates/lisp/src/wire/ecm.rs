@@ -65,25 +65,8 @@ impl EncapsulatedControlMessage {
         let (source, destination) = (self.inner_source.ip(), self.inner_destination.ip());
         let datagram = self.udp(source, destination)?;
         match (source, destination) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => {
-                let mut header = Writer::new();
-                header.bytes(&[0x45, 0]);
-                header.length16(IPV4_HEADER + datagram.len(), "inner IPv4 length")?;
-                header.bytes(&[0, 0, 0, 0, HOP_LIMIT, PROTOCOL_UDP, 0, 0]);
-                header.ip(source);
-                header.ip(destination);
-                let mut header = header.into_vec();
-                let checksum = !Checksum::default().add(&header).fold();
-                header.splice(10..12, checksum.to_be_bytes());
-                w.bytes(&header);
-            }
-            (IpAddr::V6(_), IpAddr::V6(_)) => {
-                w.u32(0x6000_0000);
-                w.length16(datagram.len(), "inner IPv6 length")?;
-                w.bytes(&[PROTOCOL_UDP, HOP_LIMIT]);
-                w.ip(source);
-                w.ip(destination);
-            }
+            (IpAddr::V4(_), IpAddr::V4(_)) => w.bytes(&ipv4_header(source, destination, datagram.len())?),
+            (IpAddr::V6(_), IpAddr::V6(_)) => w.bytes(&ipv6_header(source, destination, datagram.len())?),
             _ => return Err(EncodeError::Invalid { field: "inner address families", value: 0 }),
         }
         w.bytes(&datagram);
@@ -112,6 +95,30 @@ impl EncapsulatedControlMessage {
     }
 }
 
+fn ipv4_header(source: IpAddr, destination: IpAddr, payload: usize) -> Result<Vec<u8>, EncodeError> {
+    let mut w = Writer::new();
+    w.bytes(&[0x45, 0]);
+    w.length16(IPV4_HEADER + payload, "inner IPv4 length")?;
+    w.bytes(&[0, 0, 0, 0, HOP_LIMIT, PROTOCOL_UDP, 0, 0]);
+    w.ip(source);
+    w.ip(destination);
+    let mut header = w.into_vec();
+    let checksum = !Checksum::default().add(&header).fold();
+    header.splice(10..12, checksum.to_be_bytes());
+    Ok(header)
+}
+
+fn ipv6_header(source: IpAddr, destination: IpAddr, payload: usize) -> Result<Vec<u8>, EncodeError> {
+    let mut w = Writer::new();
+    w.u32(0x6000_0000);
+    w.length16(payload, "inner IPv6 length")?;
+    w.bytes(&[PROTOCOL_UDP, HOP_LIMIT]);
+    w.ip(source);
+    w.ip(destination);
+    Ok(w.into_vec())
+}
+
+/// Source, destination and the UDP datagram between them.
 type Addressed<'a> = (IpAddr, IpAddr, &'a [u8]);
 
 fn read_ipv4<'a>(r: &mut Reader<'a>) -> Result<Addressed<'a>, DecodeError> {
