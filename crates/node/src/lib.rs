@@ -4,9 +4,11 @@
 //! `async fn start(config: config::Section, setup: &mut role::Setup<'_>) -> Result<role::Running, role::RoleError>`;
 //! it knows neither the other roles nor the process around it.
 
+pub mod address;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod mapserver;
 pub mod metrics;
 pub mod role;
 mod run;

@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::Server;
-use crate::metrics;
-use crate::role::{Readiness, RoleError, Setup};
+use crate::role::{Readiness, RoleError, Running, Setup};
 use crate::signal::{ServiceManager, Shutdown, Trigger, shutdown, terminated};
 use crate::store::{Store, StoreError};
+use crate::{mapserver, metrics};
 
 /// Roles may take this long to stop; a service manager's patience is usually 90 s.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -105,8 +105,18 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
 }
 
 async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, Vec<Task>), RunError> {
-    let _ = (&config, &mut setup);
-    Ok((Router::new(), Vec::new()))
+    let mut api = Router::new();
+    let mut tasks = Vec::new();
+    let mut add = |role, started: Result<Running, RoleError>| {
+        let running = started.map_err(|source| RunError::Start { role, source })?;
+        api = std::mem::take(&mut api).merge(running.api);
+        tasks.push((role, running.task));
+        Ok::<(), RunError>(())
+    };
+    if let Some(section) = &config.mapserver {
+        add("map server", mapserver::start(section.clone(), &mut setup).await)?;
+    }
+    Ok((api, tasks))
 }
 
 async fn supervise(started: Started, trigger: &Trigger, manager: &ServiceManager) -> Result<(), RunError> {

@@ -48,9 +48,9 @@ pub enum StoreError {
         /// What the database said.
         source: Box<redb::Error>,
     },
-    /// The writing thread has ended.
-    #[error("the store is closed")]
-    Closed,
+    /// The change could not be written and will be tried again; the log says why.
+    #[error("the change could not be written yet, see the log")]
+    NotWritten,
 }
 
 /// The file of a node.
@@ -210,7 +210,7 @@ impl WriteBehind {
         let (sender, receiver) = oneshot::channel();
         self.shared.lock().waiting.push(sender);
         self.shared.changed.notify_one();
-        async { receiver.await.unwrap_or(Err(StoreError::Closed)) }
+        async { receiver.await.unwrap_or(Err(StoreError::NotWritten)) }
     }
 }
 
@@ -263,7 +263,7 @@ fn commit(
     let failed = result.is_err();
     for waiter in waiting {
         // The waiter may have gone away; the commit counts all the same.
-        let _ = waiter.send(if failed { Err(StoreError::Closed) } else { Ok(()) });
+        let _ = waiter.send(if failed { Err(StoreError::NotWritten) } else { Ok(()) });
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
             let mut left = self.0.lock().unwrap();
             if *left > 0 {
                 *left -= 1;
-                return Err(StoreError::Closed);
+                return Err(StoreError::NotWritten);
             }
             self.1.lock().unwrap().extend(changes.clone());
             Ok(())
