@@ -518,6 +518,7 @@ mod tests {
             Measurement::NotANumber,
             Measurement::Negative { rps: -1.0 },
             Measurement::SeveralSeries { count: 2 },
+            Measurement::Incomplete { warning: "one store did not answer".into() },
             Measurement::HttpError { status: 500, message: String::new() },
             Measurement::Unreachable { error: "refused".into() },
             Measurement::Timeout { after: Duration::from_millis(500) },

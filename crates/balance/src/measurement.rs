@@ -48,6 +48,11 @@ pub enum Measurement {
         /// How many.
         count: usize,
     },
+    /// A number, but the source warns that it could not look at everything: what it left out is load too.
+    Incomplete {
+        /// The source's words.
+        warning: String,
+    },
     /// The source answered with an HTTP status other than 200.
     HttpError {
         /// The status code.
@@ -114,6 +119,7 @@ impl Measurement {
             Self::NotANumber => MeasurementKind::NotANumber,
             Self::Negative { .. } => MeasurementKind::Negative,
             Self::SeveralSeries { .. } => MeasurementKind::SeveralSeries,
+            Self::Incomplete { .. } => MeasurementKind::Incomplete,
             Self::HttpError { .. } => MeasurementKind::HttpError,
             Self::Unreachable { .. } => MeasurementKind::Unreachable,
             Self::Timeout { .. } => MeasurementKind::Timeout,
@@ -143,6 +149,9 @@ impl fmt::Display for Measurement {
             Self::Negative { rps } => write!(f, "the source answered {rps} requests/s, less than none"),
             Self::SeveralSeries { count } => {
                 write!(f, "the source answered {count} series where one is needed")
+            }
+            Self::Incomplete { warning } => {
+                write!(f, "the source warns that its answer is incomplete: {warning}")
             }
             Self::HttpError { status, message } if message.is_empty() => {
                 write!(f, "the source answered HTTP status {status}")
@@ -174,6 +183,8 @@ pub enum MeasurementKind {
     Negative,
     /// See [`Measurement::SeveralSeries`].
     SeveralSeries,
+    /// See [`Measurement::Incomplete`].
+    Incomplete,
     /// See [`Measurement::HttpError`].
     HttpError,
     /// See [`Measurement::Unreachable`].
@@ -186,7 +197,7 @@ pub enum MeasurementKind {
 
 impl MeasurementKind {
     /// Every case, in the order of declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Fresh,
         Self::Stale,
         Self::FromTheFuture,
@@ -194,6 +205,7 @@ impl MeasurementKind {
         Self::NotANumber,
         Self::Negative,
         Self::SeveralSeries,
+        Self::Incomplete,
         Self::HttpError,
         Self::Unreachable,
         Self::Timeout,
@@ -211,6 +223,7 @@ impl MeasurementKind {
             Self::NotANumber => "not-a-number",
             Self::Negative => "negative",
             Self::SeveralSeries => "several-series",
+            Self::Incomplete => "incomplete",
             Self::HttpError => "http-error",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod clock;
 pub mod config;
+pub mod controller;
 pub mod http;
 pub mod mapserver;
 pub mod metrics;

@@ -7,6 +7,7 @@ use lisp::wire::EidPrefix;
 
 use super::checks::Checks;
 use super::{Secret, raw, transpose};
+use crate::controller::timestamp_query;
 
 /// Reads offered load, decides, writes weights.
 #[derive(Clone, Debug)]
@@ -149,7 +150,13 @@ impl Checks {
         query: Option<String>,
     ) -> Option<LoadSource> {
         match (kind, query.filter(|query| !query.trim().is_empty())) {
-            (raw::SourceKind::Prometheus, Some(query)) => Some(LoadSource::Prometheus { query }),
+            (raw::SourceKind::Prometheus, Some(query)) => match timestamp_query(&query) {
+                Ok(_) => Some(LoadSource::Prometheus { query }),
+                Err(unknown) => {
+                    self.problem(path, format!("{unknown}; its age cannot be told"));
+                    None
+                }
+            },
             (raw::SourceKind::Prometheus, None) => {
                 let example = "sum(weir_gateway_offered_flows_per_second{eid=\"10.100.0.1/32\"})";
                 self.problem(path, format!("required with kind = \"prometheus\", e.g. {example}"));
