@@ -22,7 +22,7 @@ use crate::wire::{Authentication, MapNotify, MapRegister, Message, MessageType};
 const DATA_OFFSET: usize = 16;
 
 /// How the MAC and its key are made
-/// (<https://www.iana.org/assignments/lisp-parameters>, "LISP Key ID Numbers" and "LISP Algorithm ID Numbers").
+/// (<https://www.iana.org/assignments/lisp-parameters>, "LISP Algorithm ID Numbers").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// 1, HMAC-SHA-1-96: for peers that know nothing else. Verified when a key is given for it, never used to sign;

@@ -98,8 +98,6 @@ impl Address {
     }
 
     fn write_nested(&self, w: &mut Writer, depth: usize) -> Result<(), EncodeError> {
-        let too_deep =
-            EncodeError::TooLarge { field: "LCAF nesting", value: MAX_DEPTH + 1, limit: MAX_DEPTH };
         match self {
             Self::NoAddress => w.u16(AFI_NONE),
             Self::Ip(ip) => write_ip(*ip, w),
@@ -108,27 +106,39 @@ impl Address {
             {
                 address.write_nested(w, depth)?;
             }
+            lcaf => match depth.checked_sub(1) {
+                Some(depth) => lcaf.write_as_lcaf(w, depth)?,
+                None => {
+                    let (value, limit) = (MAX_DEPTH + 1, MAX_DEPTH);
+                    return Err(EncodeError::TooLarge { field: "LCAF nesting", value, limit });
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn write_as_lcaf(&self, w: &mut Writer, depth: usize) -> Result<(), EncodeError> {
+        let mut body = Writer::new();
+        let header = match self {
             Self::InstanceId { instance_id, mask_len, address } => {
-                let mut body = Writer::new();
                 body.u32(instance_id.0);
-                address.write_nested(&mut body, depth.checked_sub(1).ok_or(too_deep)?)?;
-                write_lcaf(w, [0, 0, LCAF_INSTANCE_ID, *mask_len], &body.into_vec())?;
+                address.write_nested(&mut body, depth)?;
+                [0, 0, LCAF_INSTANCE_ID, *mask_len]
             }
             Self::AfiList(list) => {
-                let depth = depth.checked_sub(1).ok_or(too_deep)?;
-                let mut body = Writer::new();
                 list.iter().try_for_each(|address| address.write_nested(&mut body, depth))?;
-                write_lcaf(w, [0, 0, LCAF_AFI_LIST, 0], &body.into_vec())?;
+                [0, 0, LCAF_AFI_LIST, 0]
             }
             Self::UnknownLcaf { lcaf_type: lcaf_type @ (LCAF_AFI_LIST | LCAF_INSTANCE_ID), .. } => {
                 return Err(EncodeError::Invalid { field: "LCAF type", value: u64::from(*lcaf_type) });
             }
-            Self::UnknownLcaf { lcaf_type, reserved1, flags, reserved2, body } => {
-                depth.checked_sub(1).ok_or(too_deep)?;
-                write_lcaf(w, [*reserved1, *flags, *lcaf_type, *reserved2], body)?;
+            Self::UnknownLcaf { lcaf_type, reserved1, flags, reserved2, body: kept } => {
+                body.bytes(kept);
+                [*reserved1, *flags, *lcaf_type, *reserved2]
             }
-        }
-        Ok(())
+            Self::NoAddress | Self::Ip(_) => return self.write_nested(w, depth),
+        };
+        write_lcaf(w, header, &body.into_vec())
     }
 
     /// The order that locators have in a record: by {AFI, address} (RFC 9301 §5.5, RFC 8060 §3).
