@@ -15,5 +15,7 @@ pub mod nonce;
 pub mod prefix_map;
 pub mod rate;
 pub mod rtt;
+mod saved;
+mod timers;
 pub mod wire;
 pub mod xtr;

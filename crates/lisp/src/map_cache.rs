@@ -58,6 +58,8 @@ pub struct Mapping {
     pub origin: Origin,
     /// End of its TTL.
     pub expires_at: Instant,
+    /// When a record last confirmed it.
+    pub renewed_at: Instant,
     /// Last packet that the data path told of.
     pub used_at: Option<Instant>,
     /// Its TTL has passed while it was in use and nobody answered.
@@ -190,6 +192,7 @@ impl MapCache {
             locators,
             origin,
             expires_at,
+            renewed_at: now,
             used_at: old.as_ref().and_then(|m| m.used_at),
             stale: false,
             wake_at: refresh_at(now, expires_at),

@@ -72,6 +72,12 @@ impl ReservedNonce {
         self.last
     }
 
+    /// What storage holds, or is to hold.
+    #[must_use]
+    pub const fn mark(&self) -> u64 {
+        self.mark
+    }
+
     /// The next nonce, and the mark to store before it is used.
     #[must_use]
     pub fn advance(&mut self) -> (u64, Option<u64>) {
@@ -122,7 +128,7 @@ mod tests {
     fn a_later_start_is_above_an_earlier_series() {
         let mut random = NonceGenerator::new([3; 32]);
         let early = random.series_start(1_800_000_000);
-        assert!(random.series_start(1_800_000_001) > early || random.series_start(1_800_000_002) > early);
+        assert!(random.series_start(1_800_000_001) > early);
         assert!(early < 1 << 63);
     }
 }

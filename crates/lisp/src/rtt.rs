@@ -17,6 +17,12 @@ pub const MIN_RTO: Duration = Duration::from_millis(20);
 pub const MAX_RTO: Duration = Duration::from_secs(60);
 
 impl RttEstimator {
+    /// Nothing measured yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { estimate: None }
+    }
+
     /// Takes a sample; the caller leaves out answers to retransmitted messages (Karn).
     pub fn sample(&mut self, rtt: Duration) {
         self.estimate = Some(match self.estimate {

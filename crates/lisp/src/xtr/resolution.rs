@@ -1,0 +1,196 @@
+//! Asking the mapping system (RFC 9301 §5.3): for a miss, before expiry, and after an SMR.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use core::time::Duration;
+
+use codec::Instant;
+
+use super::config::XtrConfig;
+use super::outputs::Outputs;
+use super::request::{map_request, send_to_resolver};
+use crate::machine::Counter;
+use crate::nonce::NonceGenerator;
+use crate::rate::{RateLimit, RateLimiter};
+use crate::timers::Timers;
+use crate::wire::EidPrefix;
+
+/// RFC 9301 §5.3: at most one Map-Request per second for one prefix.
+const REQUEST_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(1) };
+/// RFC 9301 §6.1: at most one SMR-invoked Map-Request in 3 s for one prefix.
+const SMR_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(3) };
+/// Unanswered requests before a pause (RFC 9301 §5.3).
+const MAX_TRIES: u32 = 10;
+/// The pause.
+const PAUSE: Duration = Duration::from_secs(30);
+/// Nonces of one question that are still good for an answer.
+const NONCES: usize = 4;
+/// Prefixes whose rate is tracked.
+const TRACKED: usize = 4096;
+
+/// Why something is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A packet without a mapping: given up after the pause.
+    Miss,
+    /// A mapping in use is about to expire: asked until answered.
+    Refresh,
+    /// An SMR: asked until answered.
+    Smr,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    reason: Reason,
+    nonces: VecDeque<u64>,
+    tries: u32,
+    paused: bool,
+}
+
+/// What became of a question that was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// No answer to any try; a miss is told to the data path.
+    Unanswered(EidPrefix),
+    /// A question about a mapping is paused: it goes on unless the mapping is gone.
+    Resumed(EidPrefix),
+}
+
+#[derive(Debug)]
+pub(super) struct Resolver {
+    pending: BTreeMap<EidPrefix, Pending>,
+    asked: BTreeMap<u64, EidPrefix>,
+    timers: Timers<EidPrefix>,
+    rate: RateLimiter<EidPrefix>,
+    smr_rate: RateLimiter<EidPrefix>,
+    max_pending: usize,
+    /// Counts failures, so that the next question goes to another resolver.
+    attempt: usize,
+}
+
+impl Resolver {
+    pub(super) fn new(max_pending: usize) -> Self {
+        Self {
+            pending: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            timers: Timers::default(),
+            rate: RateLimiter::new(REQUEST_RATE, TRACKED),
+            smr_rate: RateLimiter::new(SMR_RATE, TRACKED),
+            max_pending,
+            attempt: 0,
+        }
+    }
+
+    /// Asks about `eid` unless that is under way.
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        eid: EidPrefix,
+        reason: Reason,
+        config: &XtrConfig,
+        random: &mut NonceGenerator,
+        out: &mut Outputs,
+    ) {
+        if reason == Reason::Smr && !self.smr_rate.allow(now, eid) {
+            return out.count(Counter::RateLimited);
+        }
+        let full = self.pending.len() >= self.max_pending;
+        match self.pending.get_mut(&eid) {
+            // A newer reason outlives a miss, and an SMR does not wait for the timer.
+            Some(pending) if reason == Reason::Smr && pending.reason != Reason::Smr => {
+                pending.reason = reason;
+                pending.paused = false;
+            }
+            Some(_) => return,
+            None if full => return out.count(Counter::TableFull),
+            None => {
+                let pending = Pending { reason, nonces: VecDeque::new(), tries: 0, paused: false };
+                self.pending.insert(eid, pending);
+            }
+        }
+        self.send(now, eid, config, random, out);
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        eid: EidPrefix,
+        config: &XtrConfig,
+        random: &mut NonceGenerator,
+        out: &mut Outputs,
+    ) {
+        if !self.rate.allow(now, eid) {
+            let at = self.rate.ready_at(now, eid).max(now + Duration::from_millis(1));
+            return self.timers.set(eid, Some(at));
+        }
+        let Some(pending) = self.pending.get_mut(&eid) else { return };
+        let nonce = random.next_u64();
+        pending.nonces.push_back(nonce);
+        pending.tries += 1;
+        if pending.tries > 1 {
+            self.attempt = self.attempt.wrapping_add(1);
+        }
+        self.asked.insert(nonce, eid);
+        if pending.nonces.len() > NONCES {
+            let old = pending.nonces.pop_front();
+            old.map(|nonce| self.asked.remove(&nonce));
+        }
+        let mut request = map_request(config, eid, nonce);
+        request.smr_invoked = pending.reason == Reason::Smr;
+        let wait = REQUEST_RATE.interval * (1 << (pending.tries.saturating_sub(1) / 3).min(3));
+        self.timers.set(eid, Some(now + wait));
+        send_to_resolver(config, request, eid, self.attempt, out);
+    }
+
+    /// What was asked under this nonce.
+    pub(super) fn asked(&self, nonce: u64) -> Option<EidPrefix> {
+        self.asked.get(&nonce).copied()
+    }
+
+    /// The question is answered, or there is no need for it any more.
+    pub(super) fn close(&mut self, eid: &EidPrefix) {
+        let Some(pending) = self.pending.remove(eid) else { return };
+        for nonce in pending.nonces {
+            self.asked.remove(&nonce);
+        }
+        self.timers.set(*eid, None);
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.timers.first()
+    }
+
+    /// Repeats the next question that is due; the caller deals with what comes back until there is nothing.
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        config: &XtrConfig,
+        random: &mut NonceGenerator,
+        out: &mut Outputs,
+    ) -> Option<Outcome> {
+        while let Some(eid) = self.timers.pop_due(now) {
+            let Some(pending) = self.pending.get_mut(&eid) else { continue };
+            if pending.paused {
+                if pending.reason == Reason::Miss {
+                    self.close(&eid);
+                    continue;
+                }
+                pending.paused = false;
+                pending.tries = 0;
+                self.send(now, eid, config, random, out);
+                return Some(Outcome::Resumed(eid));
+            }
+            if pending.tries < MAX_TRIES {
+                self.send(now, eid, config, random, out);
+                continue;
+            }
+            pending.paused = true;
+            let miss = pending.reason == Reason::Miss;
+            self.timers.set(eid, Some(now + PAUSE));
+            out.count(Counter::Unanswered);
+            if miss {
+                return Some(Outcome::Unanswered(eid));
+            }
+        }
+        None
+    }
+}
