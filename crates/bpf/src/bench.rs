@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
-    btf_maps::{DevMap, PerCpuArray},
+    btf_maps::{Array, DevMap, PerCpuArray},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -15,6 +15,18 @@ static SINK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 /// Entry 0: where the generator's frames go.
 #[btf_map]
 static GENERATOR: DevMap<1> = DevMap::new();
+/// Ethernet, IPv4 and UDP headers of the generator's frames, and six octets of payload.
+#[btf_map]
+static TEMPLATE: Array<[u64; 6], 1> = Array::new();
+/// Frames the generator has sent.
+#[btf_map]
+static SENT: PerCpuArray<u32, 1> = PerCpuArray::new();
+
+/// Flows of the generator: as many source ports.
+const FLOWS: u32 = 1024;
+const FIRST_PORT: u32 = 1024;
+/// UDP source port, behind Ethernet and IPv4 without options.
+const SOURCE_PORT: usize = 14 + 20;
 
 #[inline(always)]
 fn count(octets: u64) {
@@ -52,9 +64,28 @@ pub fn sink_xdp(context: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Sends every frame of a BPF_F_TEST_XDP_LIVE_FRAMES run out of the generator's device.
+/// Sends every frame of a BPF_F_TEST_XDP_LIVE_FRAMES run out of the generator's device, one flow after the other.
+///
+/// The kernel uses a frame's memory again without restoring it, and programs on the way have changed it: every frame
+/// gets its headers anew.
 #[xdp]
-pub fn generator_xdp(_context: XdpContext) -> u32 {
+pub fn generator_xdp(context: XdpContext) -> u32 {
+    let (Some(template), Some(sent)) = (TEMPLATE.get(0), SENT.get_ptr_mut(0)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let start = context.data();
+    if start + size_of::<[u64; 6]>() > context.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: this CPU's counter, valid for the run of the program.
+    let sent = unsafe { &mut *sent };
+    *sent = sent.wrapping_add(1);
+    let port = (FIRST_PORT + *sent % FLOWS) as u16;
+    // SAFETY: the check above says that as many octets are in the frame.
+    unsafe {
+        (start as *mut [u64; 6]).write_unaligned(*template);
+        ((start + SOURCE_PORT) as *mut [u8; 2]).write_unaligned(port.to_be_bytes());
+    }
     GENERATOR.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED)
 }
 

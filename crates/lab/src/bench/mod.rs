@@ -1,5 +1,89 @@
 //! `make bench`: what the parts cost, each figure beside its reference.
 
+mod control;
+mod overlay;
+mod packet_rate;
+mod path;
+mod program_time;
 mod row;
+mod tcp;
 
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use self::path::BenchPath;
 pub use row::{Bench, Row};
+
+use crate::report::Machine;
+
+/// Arguments of the benchmarks.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where bench.json goes
+    #[arg(long, default_value = "out/bench", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Rounds of every figure; what is compared takes turns within a round
+    #[arg(long, default_value_t = 7, value_name = "N")]
+    pub rounds: usize,
+    /// Only these groups
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "GROUP,…")]
+    pub only: Vec<Group>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// Nanoseconds per packet of each program
+    Programs,
+    /// Packets of 64 octets per second through two xTRs
+    Packets,
+    /// TCP throughput through two xTRs
+    Tcp,
+    /// Map-Requests and Map-Registers per second of a map server
+    Control,
+}
+
+/// Bursts of 65 536 packets in one round.
+const BURSTS: u32 = 12;
+/// Length of one TCP measurement.
+const TCP_SECONDS: u32 = 2;
+
+/// Measures, prints the table and writes `bench.json`. A group that fails is reported, the others still run.
+///
+/// # Errors
+/// Nothing could be measured, one of the groups failed, or the result cannot be written.
+pub fn run(args: &Args) -> Result<()> {
+    let mut bench = Bench { machine: Machine::here(), rows: Vec::new(), skipped: Vec::new() };
+    for group in [Group::Programs, Group::Packets, Group::Tcp, Group::Control] {
+        if !args.only.is_empty() && !args.only.contains(&group) {
+            continue;
+        }
+        match measure(group, args.rounds.max(1)) {
+            Ok(rows) => bench.rows.extend(rows),
+            Err(error) => bench.skipped.push(format!("{group:?}: {error:#}")),
+        }
+    }
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
+    let file = args.out.join("bench.json");
+    let json = serde_json::to_string_pretty(&bench)?;
+    fs::write(&file, json + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    print(&bench.table())?;
+    anyhow::ensure!(bench.skipped.is_empty(), "{} of the groups could not be measured", bench.skipped.len());
+    Ok(())
+}
+
+fn measure(group: Group, rounds: usize) -> Result<Vec<Row>> {
+    match group {
+        Group::Programs => program_time::rows(&BenchPath::build()?, rounds),
+        Group::Packets => packet_rate::rows(&BenchPath::build()?, rounds, BURSTS),
+        Group::Tcp => Ok(vec![tcp::row(&BenchPath::build()?, rounds, TCP_SECONDS)?]),
+        Group::Control => control::rows(rounds),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the table")
+}

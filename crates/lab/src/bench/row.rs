@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::report::Machine;
+use crate::stats::median;
 
 /// `bench.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,22 +35,43 @@ pub struct Row {
     pub ratio: f64,
     /// One figure per round.
     pub runs: Vec<f64>,
+    /// The reference's figure of each round; empty for a publication.
+    pub reference_runs: Vec<f64>,
 }
 
 impl Row {
-    /// A row with its ratio.
+    /// A row beside what was measured in the same rounds; both figures are medians.
     #[must_use]
-    pub fn new(name: &str, unit: &str, value: f64, reference: (&str, f64), runs: Vec<f64>) -> Self {
-        let (reference_name, reference) = reference;
-        let ratio = if reference == 0.0 { 0.0 } else { value / reference };
+    pub fn beside(
+        name: &str,
+        unit: &str,
+        runs: Vec<f64>,
+        reference_name: &str,
+        reference_runs: Vec<f64>,
+    ) -> Self {
+        let middle = |runs: &[f64]| median(runs).unwrap_or_default();
+        let (value, reference) = (middle(&runs), middle(&reference_runs));
+        Self { reference_runs, ..Self::published(name, unit, (value, runs), reference_name, reference) }
+    }
+
+    /// A row beside a figure from elsewhere.
+    #[must_use]
+    pub fn published(
+        name: &str,
+        unit: &str,
+        (value, runs): (f64, Vec<f64>),
+        reference_name: &str,
+        reference: f64,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             unit: unit.to_owned(),
             value,
             reference_name: reference_name.to_owned(),
             reference,
-            ratio,
+            ratio: if reference == 0.0 { 0.0 } else { value / reference },
             runs,
+            reference_runs: Vec::new(),
         }
     }
 }
@@ -93,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_file_has_the_keys_that_are_promised() {
-        let row = Row::new("itr", "ns/packet", 120.0, ("empty program", 60.0), vec![119.0, 120.0]);
+        let row = Row::beside("itr", "ns/packet", vec![119.0, 121.0], "empty program", vec![60.0]);
         let json = serde_json::to_value(&row).unwrap();
         let keys = ["name", "unit", "value", "reference_name", "reference", "ratio", "runs"];
         assert!(keys.iter().all(|key| json.get(key).is_some()));
