@@ -40,8 +40,9 @@ use crate::config;
 use crate::role::{Condition, RoleError, Running, Setup};
 use crate::signal::Shutdown;
 
-/// Longest wait for the map server; a shorter interval is a shorter wait.
-const MAX_MAPSERVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the map server, which answers a change when it is on its disk. Ticks that pass
+/// meanwhile are left out.
+const MAPSERVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no controller, or no longer.
 #[derive(Debug, Error)]
@@ -88,8 +89,8 @@ impl Controller {
     /// Sets everything up; nothing is asked or written before [`Self::run`].
     fn new(config: &config::Controller, clock: Clock) -> Result<Self, ControllerError> {
         let metrics = Metrics::default();
-        let timeout = config.interval.min(MAX_MAPSERVER_TIMEOUT);
-        let mapserver = MapServerApi::new(&config.mapserver_url, config.mapserver_token.clone(), timeout)?;
+        let token = config.mapserver_token.clone();
+        let mapserver = MapServerApi::new(&config.mapserver_url, token, MAPSERVER_TIMEOUT)?;
         let service =
             |service| ServiceLoop::new(service, mapserver.clone(), metrics.clone(), clock).map(Arc::new);
         let services: Result<Arc<[_]>, _> = config.services.iter().map(service).collect();
