@@ -157,14 +157,14 @@ pub struct FlowKey {
     pub source: [u8; 16],
     /// Destination EID, likewise.
     pub destination: [u8; 16],
-    /// Instance ID, native.
-    pub instance_id: u32,
     /// Source port, network order.
     pub source_port: [u8; 2],
     /// Destination port, network order.
     pub destination_port: [u8; 2],
     /// IP protocol number, 0 if the ports do not count.
     pub protocol: u32,
+    /// Instance ID, native.
+    pub instance_id: u32,
 }
 
 /// Where a flow goes.

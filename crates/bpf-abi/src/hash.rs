@@ -7,14 +7,28 @@ use crate::{BUCKETS, FlowKey};
 #[must_use]
 #[inline(always)]
 pub fn flow_hash(key: &FlowKey) -> u32 {
-    let mut hash = 0x9e37_79b9_u32;
-    hash = mix(hash, fold_address(&key.source));
-    hash = mix(hash, fold_address(&key.destination));
-    hash = mix(hash, key.instance_id);
     let [s0, s1] = key.source_port;
     let [d0, d1] = key.destination_port;
-    hash = mix(hash, u32::from_be_bytes([s0, s1, d0, d1]));
-    hash = mix(hash, key.protocol);
+    let ports = u32::from_be_bytes([s0, s1, d0, d1]);
+    hash_words(words(&key.source), words(&key.destination), key.instance_id, ports, key.protocol)
+}
+
+/// [`flow_hash`] of a key in words: addresses as four big-endian numbers, source port in front of destination port.
+#[must_use]
+#[inline(always)]
+pub const fn hash_words(
+    source: [u32; 4],
+    destination: [u32; 4],
+    instance_id: u32,
+    ports: u32,
+    protocol: u32,
+) -> u32 {
+    let mut hash = 0x9e37_79b9_u32;
+    hash = mix(hash, fold(source));
+    hash = mix(hash, fold(destination));
+    hash = mix(hash, instance_id);
+    hash = mix(hash, ports);
+    hash = mix(hash, protocol);
     finish(hash)
 }
 
@@ -36,27 +50,31 @@ pub const fn source_port(hash: u32) -> u16 {
 #[must_use]
 #[inline(always)]
 pub fn fold_address(address: &[u8; 16]) -> u32 {
-    let mut hash = word(address, 0);
-    hash = mix(hash, word(address, 4));
-    hash = mix(hash, word(address, 8));
-    mix(hash, word(address, 12))
+    fold(words(address))
 }
 
 #[inline(always)]
-fn word(a: &[u8; 16], at: usize) -> u32 {
-    u32::from_be_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]])
+const fn fold([a, b, c, d]: [u32; 4]) -> u32 {
+    mix(mix(mix(a, b), c), d)
+}
+
+#[inline(always)]
+fn words(address: &[u8; 16]) -> [u32; 4] {
+    let word =
+        |at: usize| u32::from_be_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
+    [word(0), word(4), word(8), word(12)]
 }
 
 /// One round of MurmurHash3's 32-bit body.
 #[inline(always)]
-fn mix(hash: u32, word: u32) -> u32 {
+const fn mix(hash: u32, word: u32) -> u32 {
     let k = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     (hash ^ k).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
 }
 
 /// MurmurHash3's 32-bit finalizer.
 #[inline(always)]
-fn finish(mut hash: u32) -> u32 {
+const fn finish(mut hash: u32) -> u32 {
     hash ^= hash >> 16;
     hash = hash.wrapping_mul(0x85eb_ca6b);
     hash ^= hash >> 13;

@@ -10,7 +10,7 @@ mod hash;
 mod reason;
 
 pub use gateway::*;
-pub use hash::{bucket, flow_hash, fold_address, source_port};
+pub use hash::{bucket, flow_hash, fold_address, hash_words, source_port};
 pub use reason::Reason;
 
 /// Version of the layout; part of the pin directory's name, so that no program reads another version's maps.

@@ -3,8 +3,8 @@
 use bpf_abi::{DECAPSULATED, INTERFACE_SEGMENTED, LocalEidValue, Reason};
 
 use crate::headers::{
-    Ethernet, Ipv4, Ipv6, LISP_DATA_PORT, LISP_I, LISP_KK, LISP_N, LISP_P, LISP_V, UDP, UdpLisp,
-    checksum_after, merge_ecn,
+    Address, Ethernet, Ipv4, Ipv6, LISP_DATA_PORT, LISP_I, LISP_KK, LISP_N, LISP_P, LISP_V, UDP, UdpLisp,
+    checksum_after, merge_ecn, words,
 };
 use crate::inner::{Inner, on_wire};
 use crate::maps::{INTERFACES, LOCAL_EIDS, NODE, count, count_traffic, longest};
@@ -130,8 +130,7 @@ fn lisp<P: Packet>(packet: &P, outer: &Outer, gso: bool) -> Result<(u32, u32), R
     if udp.flags & (LISP_P | LISP_N | LISP_V) == LISP_P && next_protocol > 2 {
         return Err(Reason::DropHeader);
     }
-    let [i0, i1, i2] = udp.instance_id;
-    let instance_id = if udp.flags & LISP_I == 0 { 0 } else { u32::from_be_bytes([0, i0, i1, i2]) };
+    let instance_id = if udp.flags & LISP_I == 0 { 0 } else { u32::from_be_bytes(udp.instance) >> 8 };
     Ok((instance_id, length - HEADERS))
 }
 
@@ -143,7 +142,7 @@ fn deliver<P: Packet>(
     instance_id: u32,
     gso_size: u32,
 ) -> Result<(Reason, i32), Reason> {
-    let eid = longest(&LOCAL_EIDS, instance_id, inner.destination).ok_or(Reason::DropNotLocal)?;
+    let eid = longest(&LOCAL_EIDS, instance_id, &inner.destination).ok_or(Reason::DropNotLocal)?;
     let ecn = merge_ecn(inner.tos, outer.tos).ok_or(Reason::DropEcn)?;
     if gso_size != 0 && inner.protocol == UDP {
         if let Some(segmented) = segment(packet)? {
@@ -153,11 +152,8 @@ fn deliver<P: Packet>(
     let wire = on_wire(packet, inner, outer.offset + size_of::<UdpLisp>(), gso_size);
     let received = if outer.ttl < inner.ttl { outer.ttl } else { inner.ttl };
     // The stack decrements the TTL of what it forwards, and answers when it is used up.
-    let route = if eid.ifindex != 0 && received > 1 {
-        packet.route_to_host(inner.family, &inner.destination, eid)
-    } else {
-        None
-    };
+    let route =
+        if eid.ifindex != 0 && received > 1 { packet.route_to_host(&inner.destination, eid) } else { None };
     let ttl = if route.is_some() { received - 1 } else { received };
     let removed = (outer.offset - ETHERNET + size_of::<UdpLisp>()) as u32;
     packet.shrink(removed, inner.family)?;
@@ -239,6 +235,8 @@ fn rewrite<P: Packet>(packet: &P, inner: &Inner, ttl: u8, tos: u8) -> Result<(),
 
 /// Address to ask the neighbour table for: the configured next hop, or the destination itself.
 #[inline(always)]
-pub(crate) fn next_hop<'a>(eid: &'a LocalEidValue, destination: &'a [u8; 16]) -> &'a [u8; 16] {
-    if u128::from_ne_bytes(eid.next_hop) == 0 { destination } else { &eid.next_hop }
+pub(crate) fn next_hop(eid: &LocalEidValue, destination: &Address) -> Address {
+    let configured = words(&eid.next_hop);
+    let [a, b, c, d] = configured;
+    if a | b | c | d == 0 { *destination } else { configured }
 }

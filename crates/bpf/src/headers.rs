@@ -19,8 +19,8 @@ pub(crate) struct Ipv4 {
     pub(crate) ttl: u8,
     pub(crate) protocol: u8,
     pub(crate) checksum: u16,
-    pub(crate) source: [u8; 4],
-    pub(crate) destination: [u8; 4],
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
 }
 
 /// IPv6 without extension headers.
@@ -30,41 +30,26 @@ pub(crate) struct Ipv6 {
     pub(crate) length: [u8; 2],
     pub(crate) next_header: u8,
     pub(crate) hop_limit: u8,
-    pub(crate) source: [u8; 16],
-    pub(crate) destination: [u8; 16],
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
 }
 
 /// UDP and the LISP header behind it (RFC 9300 §5.1).
 #[repr(C, packed)]
 pub(crate) struct UdpLisp {
-    pub(crate) source_port: [u8; 2],
+    pub(crate) source_port: u16,
     pub(crate) destination_port: [u8; 2],
     pub(crate) length: [u8; 2],
     pub(crate) checksum: u16,
     pub(crate) flags: u8,
     pub(crate) nonce: [u8; 3],
-    pub(crate) instance_id: [u8; 3],
-    pub(crate) locator_status: u8,
+    pub(crate) instance: [u8; 4],
 }
 
-/// Outer headers over IPv4.
-#[repr(C, packed)]
-pub(crate) struct Outer4 {
-    pub(crate) ip: Ipv4,
-    pub(crate) udp: UdpLisp,
-}
-
-/// Outer headers over IPv6.
-#[repr(C, packed)]
-pub(crate) struct Outer6 {
-    pub(crate) ip: Ipv6,
-    pub(crate) udp: UdpLisp,
-}
-
-/// Don't Fragment, in the fragment field.
-pub(crate) const IPV4_DF: [u8; 2] = [0x40, 0x00];
+/// LISP data port.
+pub(crate) const LISP_PORT: u16 = 4341;
 /// LISP data port, network order.
-pub(crate) const LISP_DATA_PORT: [u8; 2] = 4341u16.to_be_bytes();
+pub(crate) const LISP_DATA_PORT: [u8; 2] = LISP_PORT.to_be_bytes();
 /// The instance field is valid.
 pub(crate) const LISP_I: u8 = 0x08;
 /// LISP-GPE: the last octet of the first word is the next protocol (RFC 9305); reserved in RFC 9300.
@@ -86,6 +71,15 @@ pub(crate) const IPV6_FRAGMENT: u8 = 44;
 pub(crate) const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Checksum of an IPv4 header without options, whose checksum field is 0, in the byte order of memory.
+#[inline(always)]
+pub(crate) const fn header_checksum([a, b, c, d, e]: [u32; 5]) -> u16 {
+    let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
+    // 32-bit words add up to the same as their halves: 2^16 is 1 modulo 0xffff.
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    !fold(sum as u32)
 }
 
 /// Header checksum after one 16-bit word changed (RFC 1624 eqn. 3), all in the byte order of memory.
@@ -110,15 +104,55 @@ pub(crate) const fn merge_ecn(inner: u8, outer: u8) -> Option<u8> {
     }
 }
 
+/// An address as the words that memory holds (network order), IPv4 in its mapped form.
+///
+/// Not octets: the compiler would copy them one by one.
+pub(crate) type Address = [u32; 4];
+
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
 /// IPv4-mapped IPv6 form.
 #[inline(always)]
-pub(crate) const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+pub(crate) const fn mapped(address: u32) -> Address {
+    [0, 0, MAPPED, address]
 }
 
-/// The IPv4 address in its mapped form.
+/// The IPv4 address in a mapped one.
 #[inline(always)]
-pub(crate) const fn unmapped(address: &[u8; 16]) -> [u8; 4] {
-    [address[12], address[13], address[14], address[15]]
+pub(crate) const fn unmapped(address: &Address) -> Option<u32> {
+    let [a, b, c, v4] = *address;
+    if a == 0 && b == 0 && c == MAPPED { Some(v4) } else { None }
+}
+
+/// The words of an address in a map.
+#[inline(always)]
+pub(crate) fn words(address: &[u8; 16]) -> Address {
+    let word =
+        |at: usize| u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
+    [word(0), word(4), word(8), word(12)]
+}
+
+/// The words of an address in a packet.
+///
+/// # Safety
+/// The 16 octets must be readable.
+#[inline(always)]
+pub(crate) unsafe fn read_words(address: *const [u32; 4]) -> Address {
+    let word = |at: usize| {
+        // SAFETY: the caller's.
+        unsafe { address.cast::<u32>().add(at).read_unaligned() }
+    };
+    [word(0), word(1), word(2), word(3)]
+}
+
+/// Writes words into a packet.
+///
+/// # Safety
+/// All of them must be writable.
+#[inline(always)]
+pub(crate) unsafe fn write_words<const N: usize>(to: *mut [u32; N], words: [u32; N]) {
+    for (at, word) in words.into_iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<u32>().add(at).write_unaligned(word) };
+    }
 }

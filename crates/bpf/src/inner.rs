@@ -1,8 +1,9 @@
 //! A packet of an EID: what the tables and the outer header need to know about it.
 
-use bpf_abi::{FlowKey, Reason};
+use bpf_abi::{Reason, hash_words};
 
-use crate::headers::{IPV6_FRAGMENT, Ipv4, Ipv6, SCTP, TCP, UDP, mapped};
+use crate::headers::{Address, IPV6_FRAGMENT, Ipv4, Ipv6, SCTP, TCP, UDP, mapped, read_words};
+use crate::maps::{Aligned, FlowWords};
 use crate::packet::{Family, Packet, at, at_variable};
 
 /// The network header of the packet of an EID.
@@ -21,13 +22,13 @@ pub(crate) struct Inner {
     pub(crate) protocol: u8,
     /// One of several fragments.
     pub(crate) fragment: bool,
-    pub(crate) source: [u8; 16],
-    pub(crate) destination: [u8; 16],
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
 }
 
 /// Flow and TCP flags of a packet.
 pub(crate) struct Transport {
-    pub(crate) key: FlowKey,
+    pub(crate) key: Aligned<FlowWords>,
     pub(crate) tcp_flags: u8,
 }
 
@@ -39,17 +40,10 @@ pub(crate) const TCP_ACK: u8 = 0x10;
 /// First octets of TCP, up to the flags.
 #[repr(C, packed)]
 struct TcpStart {
-    ports: Ports,
+    ports: u32,
     sequence: [u8; 8],
     data_offset: u8,
     flags: u8,
-}
-
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
-struct Ports {
-    source: [u8; 2],
-    destination: [u8; 2],
 }
 
 impl Inner {
@@ -99,8 +93,10 @@ impl Inner {
             ttl: ip.hop_limit,
             protocol: ip.next_header,
             fragment: ip.next_header == IPV6_FRAGMENT,
-            source: ip.source,
-            destination: ip.destination,
+            // SAFETY: as above.
+            source: unsafe { read_words(&raw const ip.source) },
+            // SAFETY: as above.
+            destination: unsafe { read_words(&raw const ip.destination) },
         })
     }
 
@@ -112,13 +108,12 @@ impl Inner {
         offset: usize,
         instance_id: u32,
     ) -> Result<Transport, Reason> {
-        let mut key = FlowKey {
+        let mut key = FlowWords {
             source: self.source,
             destination: self.destination,
-            instance_id,
-            source_port: [0; 2],
-            destination_port: [0; 2],
+            ports: 0,
             protocol: 0,
+            instance_id,
         };
         let mut tcp_flags = 0;
         if !self.fragment && matches!(self.protocol, TCP | UDP | SCTP) {
@@ -127,7 +122,7 @@ impl Inner {
                 return Err(Reason::DropMalformed);
             }
             let at_transport = offset + self.header as usize;
-            let ports = if self.protocol == TCP {
+            key.ports = if self.protocol == TCP {
                 let tcp: *mut TcpStart = at_variable(packet, at_transport).ok_or(Reason::DropMalformed)?;
                 // SAFETY: `at_variable` checked that these octets are in the packet.
                 unsafe {
@@ -135,15 +130,13 @@ impl Inner {
                     (*tcp).ports
                 }
             } else {
-                let ports: *mut Ports = at_variable(packet, at_transport).ok_or(Reason::DropMalformed)?;
+                let ports: *mut u32 = at_variable(packet, at_transport).ok_or(Reason::DropMalformed)?;
                 // SAFETY: likewise.
-                unsafe { *ports }
+                unsafe { ports.read_unaligned() }
             };
-            key.source_port = ports.source;
-            key.destination_port = ports.destination;
             key.protocol = u32::from(self.protocol);
         }
-        Ok(Transport { key, tcp_flags })
+        Ok(Transport { key: Aligned(key), tcp_flags })
     }
 
     /// Octets of network and transport header of each segment of a GSO packet.
@@ -161,6 +154,23 @@ impl Inner {
             _ => TCP_MAXIMUM,
         };
         self.header + transport
+    }
+}
+
+impl Transport {
+    /// `bpf_abi::flow_hash` of the key.
+    #[inline(always)]
+    pub(crate) fn hash(&self) -> u32 {
+        let FlowWords { source, destination, instance_id, ports, protocol } = &self.key.0;
+        let [s0, s1, s2, s3] = *source;
+        let [d0, d1, d2, d3] = *destination;
+        hash_words(
+            [u32::from_be(s0), u32::from_be(s1), u32::from_be(s2), u32::from_be(s3)],
+            [u32::from_be(d0), u32::from_be(d1), u32::from_be(d2), u32::from_be(d3)],
+            *instance_id,
+            u32::from_be(*ports),
+            *protocol,
+        )
     }
 }
 

@@ -2,19 +2,20 @@
 
 use bpf_abi::{
     ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, FLOW_CLOSING, FLOW_REFRESH_NS,
-    FlowKey, FlowValue, INSTANCE_MAC, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, InterfaceValue,
-    LOCATOR_GPE, LocatorValue, MEMBERS, MappingValue, Member, OVERHEAD_V4, OVERHEAD_V6, Reason, SYN_IDLE_NS,
-    SlotValue, bucket, flow_hash, source_port,
+    FlowValue, INSTANCE_MAC, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, InterfaceValue, LOCATOR_GPE,
+    LocatorValue, MEMBERS, MappingValue, Member, OVERHEAD_V4, OVERHEAD_V6, Reason, SYN_IDLE_NS, SlotValue,
+    bucket, source_port,
 };
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 
 use crate::headers::{
-    Ethernet, IPV4_DF, Ipv4, Ipv6, LISP_DATA_PORT, LISP_I, LISP_P, Outer4, Outer6, UDP, UdpLisp,
-    checksum_after, fold, unmapped,
+    Ethernet, Ipv4, Ipv6, LISP_I, LISP_P, LISP_PORT, UDP, checksum_after, header_checksum, words, write_words,
 };
 use crate::inner::{self, Inner, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Transport, on_wire};
-use crate::maps::{FLOWS, INTERFACES, LOCATORS, MAP_CACHE, NODE, SLOTS, count, count_traffic, longest};
+use crate::maps::{
+    FLOWS, FlowWords, INTERFACES, LOCATORS, MAP_CACHE, NODE, SLOTS, count, count_traffic, longest,
+};
 use crate::packet::{ETHERNET, Family, Packet, at};
 
 /// Octets that are read directly: Ethernet, the longest IPv4 header or IPv6, TCP up to its flags.
@@ -58,7 +59,7 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
     // SAFETY: programs only read the value; user space replaces it whole.
     let interface = unsafe { INTERFACES.get(packet.ifindex()) }.ok_or(Reason::DropNotReady)?;
     let instance_id = instance(packet, interface)?;
-    let mapping = longest(&MAP_CACHE, instance_id, inner.destination).ok_or(Reason::PassNotLisp)?;
+    let mapping = longest(&MAP_CACHE, instance_id, &inner.destination).ok_or(Reason::PassNotLisp)?;
     match mapping.action {
         ACTION_ENCAPSULATE => {}
         ACTION_RESOLVE => return resolve(packet, instance_id),
@@ -69,7 +70,7 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
     let from_stack = interface.flags & INTERFACE_FROM_STACK != 0;
     let ttl = decremented(inner.ttl, from_stack)?;
     let transport = inner.transport(packet, ETHERNET, instance_id)?;
-    let hash = flow_hash(&transport.key);
+    let hash = transport.hash();
     let (locator_index, is_new) = place(&transport, hash, mapping)?;
     let locator = LOCATORS.get(locator_index).ok_or(Reason::DropNotReady)?;
     let (outer, overhead) = match locator.family {
@@ -140,7 +141,7 @@ fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<(u3
     }
     // SAFETY: no memory is touched.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if let Some(flow) = FLOWS.get_ptr_mut(&transport.key) {
+    if let Some(flow) = FLOWS.get_ptr_mut(&transport.key.0) {
         if let Some(locator) = keep(flow, slot, mapping.mapping_id, now, idle_ns, is_syn) {
             refresh(flow, now, transport.tcp_flags);
             return Ok((locator, false));
@@ -148,7 +149,7 @@ fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<(u3
     }
     let (member, chosen) = bucket_member(slot, hash)?;
     remember(
-        &transport.key,
+        &transport.key.0,
         FlowValue {
             last_seen: now,
             mapping_id: mapping.mapping_id,
@@ -223,7 +224,7 @@ fn refresh(flow: *mut FlowValue, now: u64, tcp_flags: u8) {
 
 /// A full or contended table costs stickiness, never the packet.
 #[inline(always)]
-fn remember(key: &FlowKey, value: FlowValue) {
+fn remember(key: &FlowWords, value: FlowValue) {
     const BPF_ANY: u64 = 0;
     let _ = FLOWS.insert(key, value, BPF_ANY);
 }
@@ -264,10 +265,10 @@ struct Lisp {
 }
 
 impl Lisp {
-    /// RFC 9300 §5.3; with GPE the next protocol is told, which lets the peer's kernel merge segments (RFC 9305).
+    /// UDP and LISP header in words (RFC 9300 §5.3). With GPE the next protocol is told, which lets the peer's kernel
+    /// merge segments (RFC 9305).
     #[inline(always)]
-    fn header(&self, length: u16) -> UdpLisp {
-        let [_, i0, i1, i2] = self.instance_id.to_be_bytes();
+    fn words(&self, length: u16) -> [u32; 4] {
         let next_protocol = match self.inner {
             Family::V4 => 1,
             Family::V6 => 2,
@@ -277,16 +278,12 @@ impl Lisp {
             (false, 0) => (0, 0),
             (false, _) => (LISP_I, 0),
         };
-        UdpLisp {
-            source_port: source_port(self.hash).to_be_bytes(),
-            destination_port: LISP_DATA_PORT,
-            length: length.to_be_bytes(),
-            checksum: 0,
-            flags,
-            nonce: [0, 0, low],
-            instance_id: [i0, i1, i2],
-            locator_status: 0,
-        }
+        [
+            (u32::from(source_port(self.hash)) << 16 | u32::from(LISP_PORT)).to_be(),
+            (u32::from(length) << 16).to_be(),
+            (u32::from(flags) << 24 | low).to_be(),
+            (self.instance_id << 8).to_be(),
+        ]
     }
 }
 
@@ -304,37 +301,20 @@ fn write_v4<P: Packet>(
     ttl: u8,
     lisp: &Lisp,
 ) -> Result<(), Reason> {
-    let outer: *mut Outer4 = at(packet, ETHERNET).ok_or(Reason::DropAdjustRoom)?;
-    let length = length_field(inner.length + OVERHEAD_V4);
-    let source = unmapped(&locator.source);
-    let destination = unmapped(&locator.destination);
-    let [s0, s1, s2, s3] = source;
-    let [d0, d1, d2, d3] = destination;
-    let sum = u32::from(u16::from_ne_bytes([0x45, inner.tos]))
-        + u32::from(length.to_be())
-        + u32::from(u16::from_ne_bytes(IPV4_DF))
-        + u32::from(u16::from_ne_bytes([ttl, UDP]))
-        + u32::from(u16::from_ne_bytes([s0, s1]))
-        + u32::from(u16::from_ne_bytes([s2, s3]))
-        + u32::from(u16::from_ne_bytes([d0, d1]))
-        + u32::from(u16::from_ne_bytes([d2, d3]));
-    let headers = Outer4 {
-        ip: Ipv4 {
-            version_ihl: 0x45,
-            tos: inner.tos,
-            length: length.to_be_bytes(),
-            identification: [0, 0],
-            fragment: IPV4_DF,
-            ttl,
-            protocol: UDP,
-            checksum: !fold(sum),
-            source,
-            destination,
-        },
-        udp: lisp.header(length_field(inner.length + OVERHEAD_V4 - 20)),
-    };
+    const DONT_FRAGMENT: u32 = 0x4000;
+    let outer: *mut [u32; 9] = at(packet, ETHERNET).ok_or(Reason::DropAdjustRoom)?;
+    let length = inner.length + OVERHEAD_V4;
+    let first = (0x45 << 24 | u32::from(inner.tos) << 16 | u32::from(length_field(length))).to_be();
+    let second = DONT_FRAGMENT.to_be();
+    let third = (u32::from(ttl) << 24 | u32::from(UDP) << 16).to_be();
+    let [.., source] = words(&locator.source);
+    let [.., destination] = words(&locator.destination);
+    let checksum = header_checksum([first, second, third, source, destination]);
+    // The checksum is the second half of the word in memory.
+    let third = (u32::from_be(third) | u32::from(u16::from_be(checksum))).to_be();
+    let [u0, u1, l0, l1] = lisp.words(length_field(length - 20));
     // SAFETY: `at` checked that the room is in the packet.
-    unsafe { *outer = headers };
+    unsafe { write_words(outer, [first, second, third, source, destination, u0, u1, l0, l1]) };
     set_ethertype(packet, Family::V4, lisp.inner)
 }
 
@@ -346,23 +326,16 @@ fn write_v6<P: Packet>(
     ttl: u8,
     lisp: &Lisp,
 ) -> Result<(), Reason> {
-    let outer: *mut Outer6 = at(packet, ETHERNET).ok_or(Reason::DropAdjustRoom)?;
+    let outer: *mut [u32; 14] = at(packet, ETHERNET).ok_or(Reason::DropAdjustRoom)?;
     let payload = length_field(inner.length + OVERHEAD_V6 - 40);
-    let [_, l1, l2, l3] = lisp.hash.to_be_bytes();
-    let headers = Outer6 {
-        ip: Ipv6 {
-            // Flow label (RFC 6438): the low 20 bits of the flow hash.
-            version_class_label: [0x60 | (inner.tos >> 4), (inner.tos << 4) | (l1 & 0x0f), l2, l3],
-            length: payload.to_be_bytes(),
-            next_header: UDP,
-            hop_limit: ttl,
-            source: locator.source,
-            destination: locator.destination,
-        },
-        udp: lisp.header(payload),
-    };
+    // Flow label (RFC 6438): the low 20 bits of the flow hash.
+    let first = (6 << 28 | u32::from(inner.tos) << 20 | lisp.hash & 0x000f_ffff).to_be();
+    let second = (u32::from(payload) << 16 | u32::from(UDP) << 8 | u32::from(ttl)).to_be();
+    let [s0, s1, s2, s3] = words(&locator.source);
+    let [d0, d1, d2, d3] = words(&locator.destination);
+    let [u0, u1, l0, l1] = lisp.words(payload);
     // SAFETY: `at` checked that the room is in the packet.
-    unsafe { *outer = headers };
+    unsafe { write_words(outer, [first, second, s0, s1, s2, s3, d0, d1, d2, d3, u0, u1, l0, l1]) };
     set_ethertype(packet, Family::V6, lisp.inner)
 }
 

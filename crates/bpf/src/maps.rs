@@ -11,8 +11,28 @@ use bpf_abi::{
     SlotValue, TrafficKey, TrafficValue,
 };
 
-/// [`EidKey`] without its length: instance and address.
-pub(crate) type EidBits = [u8; 20];
+use crate::headers::Address;
+
+/// [`EidKey`] without its length, in words: instance (network order) and address.
+pub(crate) type EidBits = [u32; 5];
+const _: () = assert!(size_of::<Key<EidBits>>() == size_of::<EidKey>());
+
+/// Something on the stack that a helper reads: the compiler merges neighbouring words into one access of 8 octets,
+/// which the verifier takes on the stack only when it is aligned.
+#[repr(C, align(8))]
+pub(crate) struct Aligned<T>(pub(crate) T);
+
+/// [`FlowKey`] in words.
+#[repr(C)]
+pub(crate) struct FlowWords {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    /// Source and destination port as in the packet.
+    pub(crate) ports: u32,
+    pub(crate) protocol: u32,
+    pub(crate) instance_id: u32,
+}
+const _: () = assert!(size_of::<FlowWords>() == size_of::<FlowKey>());
 
 const REASONS_COUNT: usize = Reason::ALL.len();
 
@@ -25,7 +45,7 @@ pub(crate) static SLOTS: Array<SlotValue, { bpf_abi::SLOTS }> = Array::new();
 #[btf_map]
 pub(crate) static LOCATORS: Array<LocatorValue, { bpf_abi::LOCATORS }> = Array::new();
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, FlowValue, 262_144> = LruHashMap::new();
+pub(crate) static FLOWS: LruHashMap<FlowWords, FlowValue, 262_144> = LruHashMap::new();
 #[btf_map]
 pub(crate) static LOCAL_EIDS: LpmTrie<EidBits, LocalEidValue, 4096> = LpmTrie::new();
 #[btf_map]
@@ -40,12 +60,11 @@ pub(crate) static NODE: Array<NodeValue, 1> = Array::new();
 pub(crate) fn longest<V, const N: usize, const F: usize>(
     trie: &'static LpmTrie<EidBits, V, N, F>,
     instance_id: u32,
-    address: [u8; 16],
+    address: &Address,
 ) -> Option<&'static V> {
-    let key = EidKey::host(instance_id, address);
-    // SAFETY: EidKey is repr(C) with the layout of the kernel's bpf_lpm_trie_key, which Key<EidBits> is as well:
-    // a u32 and 20 octets, without padding; the target's alignment is not above the source's.
-    trie.get(unsafe { &*(&raw const key).cast::<Key<EidBits>>() })
+    let [a, b, c, d] = *address;
+    let key = Aligned(Key::new(EidKey::HOST_LEN, [instance_id.to_be(), a, b, c, d]));
+    trie.get(&key.0)
 }
 
 /// Counts the one reason of this packet.
@@ -60,8 +79,8 @@ pub(crate) fn count(reason: Reason) {
 /// Adds a packet to the counters of a mapping's locator or of a local EID-prefix; no entry, no counting.
 #[inline(always)]
 pub(crate) fn count_traffic(id: u32, locator: u32, flows: u64, packets: u64, bytes: u64) {
-    let key = TrafficKey { id, locator };
-    if let Some(value) = TRAFFIC.get_ptr_mut(&key) {
+    let key = Aligned(TrafficKey { id, locator });
+    if let Some(value) = TRAFFIC.get_ptr_mut(&key.0) {
         // SAFETY: this CPU's value; user space deletes entries only, which keeps the memory for a grace period.
         unsafe {
             (*value).flows = (*value).flows.wrapping_add(flows);

@@ -4,6 +4,8 @@ use core::{arch::asm, mem::size_of};
 
 use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 
+use crate::headers::Address;
+
 /// Octets of an untagged Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 
@@ -53,12 +55,7 @@ pub(crate) trait Packet {
     /// Way to a locator.
     fn route_to_locator(&self, locator: &LocatorValue) -> Result<Self::Route, Reason>;
     /// Way to a host behind this node; `None` leaves the decapsulated packet to the stack.
-    fn route_to_host(
-        &self,
-        inner: Family,
-        destination: &[u8; 16],
-        eid: &LocalEidValue,
-    ) -> Option<Self::Route>;
+    fn route_to_host(&self, destination: &Address, eid: &LocalEidValue) -> Option<Self::Route>;
     /// Makes room for `octets` of outer headers behind the Ethernet header; tells what to count.
     fn grow(&self, octets: u32, outer: Family, inner: Family) -> Result<Reason, Reason>;
     /// Takes away `octets` behind the Ethernet header.

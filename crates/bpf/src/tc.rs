@@ -11,7 +11,8 @@ use aya_ebpf::{
 use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 
 use crate::etr::next_hop;
-use crate::headers::{mapped, unmapped};
+use crate::headers::{Address, unmapped, words};
+use crate::maps::Aligned;
 use crate::packet::{Family, Packet, opaque};
 
 /// The context of a TC program.
@@ -45,17 +46,11 @@ impl SocketBuffer {
 
 impl Neighbour {
     #[inline(always)]
-    fn new(ifindex: u32, address: &[u8; 16]) -> Self {
-        let mut v6 = [0; 4];
-        let mut family = AF_INET6;
-        if *address == mapped(unmapped(address)) {
-            family = AF_INET;
-            v6[0] = u32::from_ne_bytes(unmapped(address));
-        } else {
-            for (word, octets) in v6.iter_mut().zip(address.as_chunks::<4>().0) {
-                *word = u32::from_ne_bytes(*octets);
-            }
-        }
+    fn new(ifindex: u32, address: &Address) -> Self {
+        let (family, v6) = match unmapped(address) {
+            Some(v4) => (AF_INET, [v4, 0, 0, 0]),
+            None => (AF_INET6, *address),
+        };
         let address = bpf_redir_neigh {
             nh_family: family,
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: v6 },
@@ -120,12 +115,12 @@ impl Packet for SocketBuffer {
 
     #[inline(always)]
     fn route_to_locator(&self, locator: &LocatorValue) -> Result<Neighbour, Reason> {
-        Ok(Neighbour::new(locator.ifindex, &locator.next_hop))
+        Ok(Neighbour::new(locator.ifindex, &words(&locator.next_hop)))
     }
 
     #[inline(always)]
-    fn route_to_host(&self, _: Family, destination: &[u8; 16], eid: &LocalEidValue) -> Option<Neighbour> {
-        Some(Neighbour::new(eid.ifindex, next_hop(eid, destination)))
+    fn route_to_host(&self, destination: &Address, eid: &LocalEidValue) -> Option<Neighbour> {
+        Some(Neighbour::new(eid.ifindex, &next_hop(eid, destination)))
     }
 
     #[inline(always)]
@@ -161,10 +156,11 @@ impl Packet for SocketBuffer {
 
     #[inline(always)]
     fn send(&self, route: &Neighbour) -> i32 {
-        let mut address = route.address;
+        let mut address = Aligned(route.address);
         // SAFETY: the parameters live for the call and have the size that is given.
         unsafe {
-            bpf_redirect_neigh(route.ifindex, &raw mut address, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+            bpf_redirect_neigh(route.ifindex, &raw mut address.0, size_of::<bpf_redir_neigh>() as i32, 0)
+                as i32
         }
     }
 

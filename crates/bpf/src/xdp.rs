@@ -1,6 +1,8 @@
 //! Packets as frames: XDP, for physical network cards with native support. No GSO, and the program writes the
 //! link-layer addresses itself.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head},
@@ -8,7 +10,8 @@ use aya_ebpf::{
 use bpf_abi::{LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, Reason};
 
 use crate::etr::next_hop;
-use crate::headers::{Ethernet, mapped, unmapped};
+use crate::headers::{Address, Ethernet, unmapped, words};
+use crate::maps::Aligned;
 use crate::packet::{Family, Packet, at};
 
 /// The context of an XDP program.
@@ -27,24 +30,30 @@ const AF_INET6: u8 = 10;
 impl Frame {
     /// Next hop from the kernel's routes and neighbours.
     #[inline(always)]
-    fn look_up(&self, destination: &[u8; 16]) -> Option<LinkRoute> {
-        // SAFETY: integers and unions of integers only.
-        let mut fib: FibLookup = unsafe { core::mem::zeroed() };
+    fn look_up(&self, destination: &Address) -> Option<LinkRoute> {
+        let mut fib = Aligned(MaybeUninit::<FibLookup>::uninit());
+        const { assert!(size_of::<FibLookup>() == 64) };
+        for at in 0..16 {
+            // Volatile, or the compiler makes it a loop over octets.
+            // SAFETY: within the 64 octets, which are aligned to 4.
+            unsafe { fib.0.as_mut_ptr().cast::<u32>().add(at).write_volatile(0) };
+        }
+        // SAFETY: integers and unions of integers, all octets written.
+        let fib = unsafe { fib.0.assume_init_mut() };
         // SAFETY: the context is valid for the run of the program.
         fib.ifindex = unsafe { (*self.0).ingress_ifindex };
-        if *destination == mapped(unmapped(destination)) {
-            fib.family = AF_INET;
-            fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(unmapped(destination));
-        } else {
-            fib.family = AF_INET6;
-            let mut words = [0; 4];
-            for (word, octets) in words.iter_mut().zip(destination.as_chunks::<4>().0) {
-                *word = u32::from_ne_bytes(*octets);
+        match unmapped(destination) {
+            Some(v4) => {
+                fib.family = AF_INET;
+                fib.__bindgen_anon_4.ipv4_dst = v4;
             }
-            fib.__bindgen_anon_4.ipv6_dst = words;
+            None => {
+                fib.family = AF_INET6;
+                fib.__bindgen_anon_4.ipv6_dst = *destination;
+            }
         }
         // SAFETY: the parameters live for the call and have the size that is given.
-        let found = unsafe { bpf_fib_lookup(self.0.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
+        let found = unsafe { bpf_fib_lookup(self.0.cast(), fib, size_of::<FibLookup>() as i32, 0) };
         if found != 0 {
             return None;
         }
@@ -123,12 +132,12 @@ impl Packet for Frame {
                 source: locator.source_mac,
             });
         }
-        self.look_up(&locator.destination).ok_or(Reason::PassNoNextHop)
+        self.look_up(&words(&locator.destination)).ok_or(Reason::PassNoNextHop)
     }
 
     #[inline(always)]
-    fn route_to_host(&self, _: Family, destination: &[u8; 16], eid: &LocalEidValue) -> Option<LinkRoute> {
-        self.look_up(next_hop(eid, destination))
+    fn route_to_host(&self, destination: &Address, eid: &LocalEidValue) -> Option<LinkRoute> {
+        self.look_up(&next_hop(eid, destination))
     }
 
     #[inline(always)]
