@@ -27,6 +27,12 @@ pub struct Args {
     /// Rounds of every figure; what is compared takes turns within a round
     #[arg(long, default_value_t = 7, value_name = "N")]
     pub rounds: usize,
+    /// Bursts of 65 536 packets in one round of the packet rates
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    pub bursts: u32,
+    /// Seconds of one TCP measurement
+    #[arg(long, default_value_t = 2, value_name = "S")]
+    pub tcp_seconds: u32,
     /// Only these groups
     #[arg(long, value_delimiter = ',', value_enum, value_name = "GROUP,…")]
     pub only: Vec<Group>,
@@ -45,11 +51,6 @@ pub enum Group {
     Control,
 }
 
-/// Bursts of 65 536 packets in one round.
-const BURSTS: u32 = 12;
-/// Length of one TCP measurement.
-const TCP_SECONDS: u32 = 2;
-
 /// Measures, prints the table and writes `bench.json`. A group that fails is reported, the others still run.
 ///
 /// # Errors
@@ -60,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
         if !args.only.is_empty() && !args.only.contains(&group) {
             continue;
         }
-        match measure(group, args.rounds.max(1)) {
+        match measure(group, args) {
             Ok(rows) => bench.rows.extend(rows),
             Err(error) => bench.skipped.push(format!("{group:?}: {error:#}")),
         }
@@ -74,11 +75,12 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(group: Group, rounds: usize) -> Result<Vec<Row>> {
+fn measure(group: Group, args: &Args) -> Result<Vec<Row>> {
+    let rounds = args.rounds.max(1);
     match group {
         Group::Programs => program_time::rows(&BenchPath::build()?, rounds),
-        Group::Packets => packet_rate::rows(&BenchPath::build()?, rounds, BURSTS),
-        Group::Tcp => Ok(vec![tcp::row(&BenchPath::build()?, rounds, TCP_SECONDS)?]),
+        Group::Packets => packet_rate::rows(&BenchPath::build()?, rounds, args.bursts.max(1)),
+        Group::Tcp => Ok(vec![tcp::row(&BenchPath::build()?, rounds, args.tcp_seconds.max(1))?]),
         Group::Control => control::rows(rounds),
     }
 }

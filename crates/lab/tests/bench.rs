@@ -1,0 +1,23 @@
+//! The benchmarks run to their end and say what is promised. How fast is not asked here.
+
+use std::fs;
+
+use lab::bench::{Args, Bench, Group};
+
+#[test]
+fn every_group_gives_its_rows() {
+    let out = tempfile::tempdir().unwrap();
+    let args = Args { out: out.path().to_owned(), rounds: 1, bursts: 1, tcp_seconds: 1, only: Vec::new() };
+    lab::bench::run(&args).expect("all groups (needs root, iperf3, ethtool)");
+    let bench: Bench = serde_json::from_slice(&fs::read(out.path().join("bench.json")).unwrap()).unwrap();
+    let of = |part: &str| bench.rows.iter().filter(|row| row.name.contains(part)).count();
+    assert_eq!((of("encapsulation"), of("decapsulation"), of("64-octet"), of("TCP")), (4, 4, 2, 1));
+    assert_eq!((of("Map-Requests"), of("Map-Registers")), (2, 2));
+    for row in &bench.rows {
+        assert!(row.value > 0.0 && row.reference > 0.0 && row.ratio > 0.0 && !row.runs.is_empty(), "{row:?}");
+    }
+    assert!(
+        lab::bench::run(&Args { only: vec![Group::Programs], ..args }).is_ok(),
+        "a second run finds no leftovers"
+    );
+}
