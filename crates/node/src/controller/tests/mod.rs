@@ -1,6 +1,7 @@
 //! The controller against HTTP servers on loopback.
 
 mod real_prometheus;
+mod whole_node;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
