@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -17,7 +18,7 @@ use crate::bpffs;
 use crate::devices::{Devices, RESOLVE, SEGMENT_PEER, STACK_PEER};
 use crate::eid::Eid;
 use crate::error::DataplaneError;
-use crate::maps::{Flow, Maps};
+use crate::maps::{FlowReader, Maps};
 use crate::netlink::{Link, Netlink};
 use crate::object;
 use crate::path::resolve;
@@ -89,6 +90,17 @@ pub struct Traffic {
     pub value: TrafficValue,
 }
 
+/// A locator of a mapping, as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedLocator {
+    /// Which one.
+    pub rloc: IpAddr,
+    /// Whether flows may use it.
+    pub usable: bool,
+    /// Its share of the [`bpf_abi::BUCKETS`] buckets.
+    pub buckets: usize,
+}
+
 /// A running data path.
 pub struct Dataplane {
     config: DataplaneConfig,
@@ -158,6 +170,12 @@ impl Dataplane {
         self.hook
     }
 
+    /// Own RLOCs.
+    #[must_use]
+    pub fn rlocs(&self) -> &[IpAddr] {
+        &self.config.rlocs
+    }
+
     /// Mappings that an earlier process left and that nobody has confirmed yet.
     #[must_use]
     pub fn unconfirmed(&self) -> Vec<Eid> {
@@ -224,8 +242,8 @@ impl Dataplane {
 
     /// The TAP on which packets to unresolved EIDs arrive.
     #[must_use]
-    pub const fn tap(&self) -> &Tap {
-        &self.devices.tap
+    pub fn tap(&self) -> Arc<Tap> {
+        Arc::clone(&self.devices.tap)
     }
 
     /// The hardware address that frames written back to the TAP must have as destination.
@@ -238,6 +256,25 @@ impl Dataplane {
     #[must_use]
     pub const fn observed(&self) -> &Observed {
         &self.observed
+    }
+
+    /// What is wanted for every prefix.
+    pub fn mappings(&self) -> impl Iterator<Item = (&Eid, &Mapping)> {
+        self.desired.mappings.iter()
+    }
+
+    /// The locators in place for a prefix.
+    #[must_use]
+    pub fn placed(&self, eid: &Eid) -> Vec<PlacedLocator> {
+        let mapping = self.observed.map_cache.get(eid).filter(|m| m.action == ACTION_ENCAPSULATE);
+        let Some(slot) = mapping.and_then(|m| self.observed.slots.get(&m.slot)) else { return Vec::new() };
+        let members = (0_u8..).zip(&slot.members);
+        let placed = members.filter_map(|(place, member)| {
+            let rloc = self.observed.rloc(member.locator)?;
+            let buckets = slot.buckets.iter().filter(|bucket| **bucket == place).count();
+            Some(PlacedLocator { rloc, usable: member.usable != 0, buckets })
+        });
+        placed.collect()
     }
 
     /// Counters of every mapping and local prefix.
@@ -264,11 +301,20 @@ impl Dataplane {
         self.maps.reasons()
     }
 
-    /// At most `limit` flows with their locators.
+    /// A reader of the flow table that needs nothing of this value, for long listings elsewhere.
+    ///
+    /// # Errors
+    /// If the pinned maps cannot be opened.
+    pub fn flow_reader(&self) -> Result<FlowReader, DataplaneError> {
+        FlowReader::open(&self.pins)
+    }
+
+    /// The most specific prefix that is wanted for an address, and what is wanted.
     #[must_use]
-    pub fn flows(&self, limit: usize) -> Vec<(Flow, Option<IpAddr>)> {
-        let flows = self.maps.flows(limit).into_iter();
-        flows.map(|flow| (flow, self.observed.rloc(flow.locator))).collect()
+    pub fn wanted(&self, instance_id: u32, address: IpAddr) -> Option<(Eid, &Mapping)> {
+        let holds = |eid: &Eid| eid.instance_id == instance_id && eid.prefix.contains(address);
+        let holding = self.desired.mappings.iter().filter(|(eid, _)| holds(eid));
+        holding.max_by_key(|(eid, _)| eid.prefix.length()).map(|(eid, mapping)| (*eid, mapping))
     }
 
     /// Ends the process's part in the data path.

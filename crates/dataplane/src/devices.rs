@@ -5,6 +5,7 @@ use bpf_abi::{INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, INTERFACE_SEGMENT
 use codec::IpPrefix;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::error::DataplaneError;
 use crate::ethtool::set_feature;
@@ -29,8 +30,8 @@ const MTU_MAX: u32 = 65_521;
 /// The devices, with the indices that the maps need.
 #[derive(Debug)]
 pub struct Devices {
-    /// The TAP.
-    pub tap: Tap,
+    /// The TAP; shared with whoever reads it.
+    pub tap: Arc<Tap>,
     /// Hardware address of the TAP: frames written back must be addressed to it.
     pub tap_mac: [u8; 6],
     /// Interface entries of the devices.
@@ -55,7 +56,7 @@ impl Devices {
         instance_id: u32,
         underlay: Option<&Link>,
     ) -> Result<Self, DataplaneError> {
-        let tap = Tap::create(RESOLVE)?;
+        let tap = Arc::new(Tap::create(RESOLVE)?);
         quiet(sysctls, RESOLVE)?;
         netlink.set_up(RESOLVE, Some(MTU_MAX), None, false).await?;
         let resolve = netlink.require(RESOLVE).await?;
@@ -133,7 +134,7 @@ impl Devices {
         for route in &self.routes {
             netlink.remove_route(route).await?;
         }
-        drop(self.tap);
+        netlink.remove_link(RESOLVE).await?;
         netlink.remove_link(STACK).await?;
         netlink.remove_link(SEGMENT).await
     }

@@ -20,6 +20,6 @@ pub mod tap;
 pub mod test_run;
 
 pub use attach::{Hook, Role};
-pub use dataplane::{Dataplane, DataplaneConfig, Interface, LocalPrefix, OnStop, Traffic};
+pub use dataplane::{Dataplane, DataplaneConfig, Interface, LocalPrefix, OnStop, PlacedLocator, Traffic};
 pub use eid::{Eid, mapped, unmapped};
 pub use error::DataplaneError;

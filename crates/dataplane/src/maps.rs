@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
@@ -24,7 +26,6 @@ pub struct Maps {
     map_cache: LpmTrie<MapData, EidBits, MappingValue>,
     slots: Array<MapData, SlotValue>,
     locators: Array<MapData, LocatorValue>,
-    flows: HashMap<MapData, FlowKey, FlowValue>,
     local_eids: LpmTrie<MapData, EidBits, LocalEidValue>,
     traffic: PerCpuHashMap<MapData, TrafficKey, TrafficValue>,
     reasons: PerCpuArray<MapData, u64>,
@@ -47,10 +48,10 @@ pub struct Flow {
     pub destination_port: u16,
     /// IP protocol, 0 if the ports do not count.
     pub protocol: u8,
-    /// Index of its locator.
-    pub locator: u32,
-    /// `CLOCK_MONOTONIC` nanoseconds of a recent packet.
-    pub last_seen: u64,
+    /// Its locator; `None` if the index is of none any more.
+    pub rloc: Option<IpAddr>,
+    /// Time since a recent packet, to about a second.
+    pub idle: Duration,
 }
 
 impl Maps {
@@ -66,7 +67,6 @@ impl Maps {
             map_cache: take(object, "MAP_CACHE", LpmTrie::try_from)?,
             slots: take(object, "SLOTS", Array::try_from)?,
             locators: take(object, "LOCATORS", Array::try_from)?,
-            flows: take(object, "FLOWS", HashMap::try_from)?,
             local_eids: take(object, "LOCAL_EIDS", LpmTrie::try_from)?,
             traffic: take(object, "TRAFFIC", PerCpuHashMap::try_from)?,
             reasons: take(object, "REASONS", PerCpuArray::try_from)?,
@@ -169,25 +169,59 @@ impl Maps {
         };
         (0_u32..).zip(Reason::ALL).map(sum).collect()
     }
+}
+
+/// Reads the flow table through its pin, beside the process that writes the maps.
+pub struct FlowReader {
+    flows: HashMap<MapData, FlowKey, FlowValue>,
+    locators: Array<MapData, LocatorValue>,
+}
+
+impl FlowReader {
+    /// Opens the maps pinned in `directory`.
+    ///
+    /// # Errors
+    /// If they are not there.
+    pub fn open(directory: &Path) -> Result<Self, DataplaneError> {
+        let pinned = |name| MapData::from_pin(directory.join(name)).map_err(of(name));
+        let flows = Map::LruHashMap(pinned("FLOWS")?);
+        let locators = Map::Array(pinned("LOCATORS")?);
+        Ok(Self {
+            flows: flows.try_into().map_err(of("FLOWS"))?,
+            locators: locators.try_into().map_err(of("LOCATORS"))?,
+        })
+    }
 
     /// At most `limit` flows, in no order. An entry that goes away while it is read is left out.
     #[must_use]
     pub fn flows(&self, limit: usize) -> Vec<Flow> {
-        self.flows.iter().filter_map(Result::ok).take(limit).map(|(key, value)| flow(&key, &value)).collect()
+        let now = monotonic_nanos();
+        let flows = self.flows.iter().filter_map(Result::ok).take(limit);
+        flows.map(|(key, value)| self.flow(now, &key, &value)).collect()
+    }
+
+    fn flow(&self, now: u64, key: &FlowKey, value: &FlowValue) -> Flow {
+        let locator = self.locators.get(&value.locator, 0).ok();
+        Flow {
+            instance_id: key.instance_id,
+            source: unmapped(&key.source),
+            destination: unmapped(&key.destination),
+            source_port: u16::from_be_bytes(key.source_port),
+            destination_port: u16::from_be_bytes(key.destination_port),
+            protocol: u8::try_from(key.protocol).unwrap_or(0),
+            rloc: locator.filter(|l| l.destination != [0; 16]).map(|l| unmapped(&l.destination)),
+            idle: Duration::from_nanos(now.saturating_sub(value.last_seen)),
+        }
     }
 }
 
-fn flow(key: &FlowKey, value: &FlowValue) -> Flow {
-    Flow {
-        instance_id: key.instance_id,
-        source: unmapped(&key.source),
-        destination: unmapped(&key.destination),
-        source_port: u16::from_be_bytes(key.source_port),
-        destination_port: u16::from_be_bytes(key.destination_port),
-        protocol: u8::try_from(key.protocol).unwrap_or(0),
-        locator: value.locator,
-        last_seen: value.last_seen,
-    }
+/// The clock of `bpf_ktime_get_ns`.
+fn monotonic_nanos() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the timespec outlives the call; an error leaves it at zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let nanos = time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec);
+    u64::try_from(nanos).unwrap_or(0)
 }
 
 fn take<T>(

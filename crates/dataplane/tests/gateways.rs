@@ -200,10 +200,10 @@ fn a_restart_loses_no_flow_and_takes_over_what_is_pinned() {
     itr.set(eid("10.100.0.0/24"), to(&[("10.0.1.2", 0), ("10.0.1.9", 100)]));
     assert_eq!(itr.dataplane().unconfirmed(), []);
     streams.iter_mut().for_each(|(stream, _)| round_trip(stream, b"after confirmation"));
-    let flows = itr.dataplane().flows(100);
+    let flows = itr.dataplane().flow_reader().unwrap().flows(100);
     assert_eq!(flows.len(), 10);
     let first: IpAddr = "10.0.1.2".parse().unwrap();
-    assert!(flows.iter().all(|(_, rloc)| *rloc == Some(first)));
+    assert!(flows.iter().all(|flow| flow.rloc == Some(first)));
 
     itr.stop(OnStop::Keep);
     streams.iter_mut().for_each(|(stream, _)| round_trip(stream, b"kept on stop"));

@@ -8,6 +8,7 @@ pub mod address;
 pub mod clock;
 pub mod config;
 pub mod controller;
+pub mod gateway;
 pub mod http;
 pub mod mapserver;
 pub mod metrics;

@@ -14,7 +14,7 @@ use crate::http::Server;
 use crate::role::{Readiness, RoleError, Running, Setup};
 use crate::signal::{ServiceManager, Shutdown, Trigger, shutdown, terminated};
 use crate::store::{Store, StoreError};
-use crate::{controller, mapserver, metrics};
+use crate::{controller, gateway, mapserver, metrics};
 
 /// Roles may take this long to stop; a service manager's patience is usually 90 s.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -115,6 +115,9 @@ async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, V
     };
     if let Some(section) = &config.mapserver {
         add("map server", mapserver::start(section.clone(), &mut setup).await)?;
+    }
+    if let Some(section) = &config.gateway {
+        add("gateway", gateway::start(section.clone(), &mut setup).await)?;
     }
     if let Some(section) = &config.controller {
         add("controller", controller::start(section.clone(), &mut setup).await)?;
