@@ -5,7 +5,8 @@
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
@@ -24,10 +25,39 @@ pub fn registry(node: &str) -> Registry {
     registry
 }
 
-/// Registers and returns a metric; it is shared by cloning.
+/// Registers and returns a metric; it is shared by cloning. Families are described even while they are empty, so that
+/// who reads `/metrics` sees what there is to come.
 pub fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
+    registry.register(name, help, Described(metric.clone()));
     metric
+}
+
+/// The encoder leaves out what is empty.
+#[derive(Debug)]
+struct Described<M>(M);
+
+impl<M: Metric> EncodeMetric for Described<M> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), Error> {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
+    }
+
+    fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// A registry with the metrics of every role and no values, for the reference.
+#[must_use]
+pub fn reference() -> Registry {
+    let mut registry = registry("reference");
+    crate::http::describe(&mut registry);
+    crate::mapserver::describe(&mut registry);
+    crate::controller::describe(&mut registry);
+    registry
 }
 
 /// The registry as text.

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 
 use super::core::ServiceCore;
 use super::history::{Effect, Record, State};
+use crate::metrics::register;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -52,7 +53,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let mut gauge = |name, help, family: &Family<ServiceLabel, FloatGauge>| {
-            registry.register(name, help, family.clone());
+            register(registry, name, help, family.clone());
         };
         gauge(
             "weir_controller_offered_requests_per_second",
@@ -69,14 +70,15 @@ impl Metrics {
             "Unix time of the last change of weights that the map server took",
             &self.changed_at,
         );
-        registry.register(
+        register(
+            registry,
             "weir_controller_weight_ratio",
             "Share of the service's new flows that the edge is to get",
             self.weight.clone(),
         );
-        registry.register("weir_controller_state", "1 for the state the service is in", self.state.clone());
+        register(registry, "weir_controller_state", "1 for the state the service is in", self.state.clone());
         let mut counter = |name, help, family: &Family<OutcomeLabels, Counter>| {
-            registry.register(name, help, family.clone());
+            register(registry, name, help, family.clone());
         };
         counter("weir_controller_decisions", "Decisions by the rule that decided", &self.decisions);
         counter("weir_controller_measurements", "Answers of the load source by kind", &self.measurements);

@@ -25,6 +25,7 @@ mod weights;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -75,6 +76,11 @@ pub async fn start(config: config::Controller, setup: &mut Setup<'_>) -> Result<
     let (api, shutdown) = (api::router(controller.services.clone()), setup.shutdown.clone());
     let task = tokio::spawn(async move { Ok(controller.run(condition, shutdown).await?) });
     Ok(Running { api, task })
+}
+
+/// Registers the role's metrics for the reference.
+pub(crate) fn describe(registry: &mut Registry) {
+    Metrics::default().register(registry);
 }
 
 /// The loops over all services.

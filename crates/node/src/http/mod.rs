@@ -81,6 +81,22 @@ struct RefusalLabels {
     reason: &'static str,
 }
 
+impl Counters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = Self::default();
+        let help = "API requests by route (`path`) and `status`";
+        register(registry, "weir_http_requests", help, counters.requests.clone());
+        let help = "API requests that were refused, by the `error` of the answer (`reason`)";
+        register(registry, "weir_http_refusals", help, counters.refusals.clone());
+        counters
+    }
+}
+
+/// Registers the server's own metrics for the reference.
+pub(crate) fn describe(registry: &mut Registry) {
+    Counters::register(registry);
+}
+
 impl Server {
     /// Binds the address and registers the server's own metrics.
     ///
@@ -88,12 +104,7 @@ impl Server {
     /// If the address cannot be had.
     pub async fn bind(http: config::Http, registry: &mut Registry) -> std::io::Result<Self> {
         let listener = TcpListener::bind(http.listen).await?;
-        let counters = Counters::default();
-        let help = "API requests by route and status";
-        register(registry, "weir_http_requests", help, counters.requests.clone());
-        let help = "API requests that were refused, by the `error` of the answer";
-        register(registry, "weir_http_refusals", help, counters.refusals.clone());
-        Ok(Self { listener, token: http.token, counters })
+        Ok(Self { listener, token: http.token, counters: Counters::register(registry) })
     }
 
     /// Where it listens.

@@ -29,10 +29,9 @@ fn api() -> Router {
 }
 
 fn server(token: Option<&str>, readiness: &Readiness) -> (Router, Counters) {
-    let counters = Counters::default();
-    let token = token.map(config::Secret::new);
     let mut registry = metrics::registry("a");
-    register(&mut registry, "weir_http_refusals", "", counters.refusals.clone());
+    let counters = Counters::register(&mut registry);
+    let token = token.map(config::Secret::new);
     (router(api(), token, registry, readiness.clone(), counters.clone()), counters)
 }
 

@@ -74,8 +74,8 @@ impl Metrics {
         let refusals = Family::<Reason, Counter>::default();
         let counter = |c: &machine::Counter| refusals.get_or_create_owned(&Reason { reason: c.as_str() });
         let reasons = machine::Counter::ALL.iter().map(counter).collect();
-        register(registry, "messages", "Control messages by direction and type", messages);
-        register(registry, "reasons", "Refusals and other things worth counting, by reason", refusals);
+        register(registry, "messages", "Control messages by `direction` and `type`", messages);
+        register(registry, "reasons", "Refusals and other things worth counting, by `reason`", refusals);
         let histogram = Histogram::new(ACK_BUCKETS);
         Self {
             received,

@@ -8,6 +8,7 @@ mod serve;
 use std::net::SocketAddr;
 
 use lisp::map_server::{AllowedPrefix, Limits, MapServer, MapServerConfig, NonceCheck, Site, Subscriber};
+use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::UdpSocket;
@@ -22,6 +23,8 @@ use serve::Shell;
 
 /// Octets that a socket may hold while we are busy; a restart of many gateways arrives in one burst.
 const SOCKET_BUFFER: usize = 4 << 20;
+/// Of every metric of the role.
+const PREFIX: &str = "weir_mapserver";
 /// API requests that wait for the loop.
 const QUEUE: usize = 64;
 
@@ -62,7 +65,7 @@ pub async fn start(config: config::MapServer, setup: &mut Setup<'_>) -> Result<R
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(StartError::Random)?;
     let machine = MapServer::new(setup.clock.now(), machine_config(&config), seed, saved);
-    let metrics = Metrics::register(setup.registry.sub_registry_with_prefix("weir_mapserver"));
+    let metrics = Metrics::register(setup.registry.sub_registry_with_prefix(PREFIX));
     let (sender, jobs) = mpsc::channel(QUEUE);
     let subscribers = config.subscribers.iter().map(|s| (s.name.clone(), s.identity)).collect();
     let api = api::router(sender, setup.clock, subscribers);
@@ -71,6 +74,11 @@ pub async fn start(config: config::MapServer, setup: &mut Setup<'_>) -> Result<R
     condition.ready();
     let task = tokio::spawn(shell.serve(jobs, setup.shutdown.clone()));
     Ok(Running { api, task })
+}
+
+/// Registers the role's metrics for the reference.
+pub(crate) fn describe(registry: &mut Registry) {
+    Metrics::register(registry.sub_registry_with_prefix(PREFIX));
 }
 
 fn bind(address: SocketAddr) -> Result<UdpSocket, StartError> {

@@ -1,0 +1,256 @@
+//! `docs/reference/api.md`: every route with an example made from the type that it answers with.
+
+use std::fmt::Write as _;
+
+use node::address::Prefix;
+use node::controller::{DecisionView, EdgeView, MeasurementView, ServiceView};
+use node::http::{ConditionBody, ErrorBody, ReadinessBody};
+use node::mapserver::api::{
+    Locator, Publication, RegisteredLocator, Registration, Subscription, Weights, WeightsKey,
+};
+use serde::Serialize;
+
+/// A route.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    words: &'static str,
+    request: Option<String>,
+    answer: Option<String>,
+}
+
+impl Route {
+    fn get(path: &'static str, words: &'static str, answer: impl Serialize) -> Self {
+        Self { method: "GET", path, words, request: None, answer: Some(json(answer)) }
+    }
+}
+
+fn json(value: impl Serialize) -> String {
+    serde_json::to_string_pretty(&value).expect("examples are plain values")
+}
+
+const INTRODUCTION: &str = "\
+JSON over plain HTTP on `http.listen` (loopback by default). With `http.token_file` every request but `/metrics`, \
+`/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`. Bodies are at most 64 KiB and have \
+`Content-Type: application/json`; unknown fields are refused. Nothing changes when a request is refused.
+
+A refusal has a status and a body; `field` is left out where there is none. Refusals are counted in \
+`weir_http_refusals_total{reason}` by `error`.
+
+| error | status |
+|---|---|
+| `unauthorized` | 401 |
+| `not_found` | 404 |
+| `method_not_allowed` | 405 |
+| `invalid_field`, `invalid_body` | 400 |
+| `body_too_large` | 413 |
+| `unsupported_media_type` | 415 |
+| `refused` | 422 |
+| `unavailable` | 503 |
+| `timeout` | 504 |
+
+";
+
+pub(super) fn api() -> String {
+    let mut text = format!("# HTTP API\n\n{}{INTRODUCTION}", super::GENERATED);
+    let refusal = ErrorBody {
+        error: "invalid_field".into(),
+        field: Some("locators[0].rloc".into()),
+        message: "invalid IP address syntax at line 1 column 52".into(),
+    };
+    let _ = write!(text, "```json\n{}\n```\n\n", json(refusal));
+    let roles = [
+        ("All roles", all()),
+        ("Gateway", gateway()),
+        ("Map server", mapserver()),
+        ("Controller", controller()),
+    ];
+    for (role, routes) in roles {
+        let _ = write!(text, "## {role}\n\n");
+        for route in routes {
+            describe(&mut text, &route);
+        }
+    }
+    text
+}
+
+fn describe(text: &mut String, route: &Route) {
+    let _ = write!(text, "### {} {}\n\n{}\n\n", route.method, route.path, route.words);
+    for (title, body) in [("Request", &route.request), ("Answer", &route.answer)] {
+        if let Some(body) = body {
+            let _ = write!(text, "{title}:\n\n```json\n{body}\n```\n\n");
+        }
+    }
+}
+
+fn all() -> Vec<Route> {
+    let readiness = ReadinessBody {
+        ready: false,
+        conditions: vec![ConditionBody {
+            name: "mapserver".into(),
+            ready: false,
+            reason: Some("starting".into()),
+        }],
+    };
+    let open = |path, words| Route { method: "GET", path, words, request: None, answer: None };
+    vec![
+        open("/metrics", "OpenMetrics text, see [metrics](metrics.md). Open."),
+        open("/healthz", "`ok` while the process answers. Open."),
+        Route::get(
+            "/readyz",
+            "200 when every condition holds, 503 with the reasons when not. Open.",
+            readiness,
+        ),
+    ]
+}
+
+fn gateway() -> Vec<Route> {
+    Vec::new()
+}
+
+fn prefix() -> Prefix {
+    Prefix("10.100.0.1/32".parse().expect("a prefix"))
+}
+
+const XTR_ID: &str = "000102030405060708090a0b0c0d0e0f";
+const AT: u64 = 1_790_000_000_000_000_000;
+
+fn mapserver() -> Vec<Route> {
+    let rloc = "10.0.2.1".parse().expect("an address");
+    let weights = Weights {
+        eid: prefix(),
+        instance_id: 0,
+        gateway: Some("client-gateway".into()),
+        locators: vec![Locator { rloc, priority: 1, weight: 255 }],
+    };
+    let key = WeightsKey { eid: prefix(), instance_id: 0, gateway: Some("client-gateway".into()) };
+    vec![
+        Route::get("/v1/registrations", "Who has registered what.", [registration()]),
+        Route::get("/v1/weights", "The weights in force.", [&weights]),
+        Route {
+            method: "PUT",
+            path: "/v1/weights",
+            words: "Sets the weights of an EID-prefix for one gateway, or with `gateway` null for all that have none \
+                    of their own, and publishes them. `instance_id` and `gateway` may be left out. Locators that are \
+                    not named are drained. Answers when the weights are on the disk.",
+            request: Some(json(&weights)),
+            answer: Some(json(&weights)),
+        },
+        Route {
+            method: "DELETE",
+            path: "/v1/weights",
+            words: "Removes weights; those of all gateways, or the registered ones, apply again. 204, also if there \
+                    were none.",
+            request: Some(json(key)),
+            answer: None,
+        },
+        Route::get(
+            "/v1/subscriptions",
+            "Which gateway is told of which changes (RFC 9437).",
+            [subscription()],
+        ),
+        Route::get("/v1/publications", "The latest 4096 publications, oldest first.", [publication()]),
+    ]
+}
+
+fn registration() -> Registration {
+    let rloc = "10.0.2.1".parse().expect("an address");
+    Registration {
+        eid: prefix(),
+        instance_id: 0,
+        site: "edges".into(),
+        xtr_id: Some(XTR_ID.into()),
+        site_id: Some(1),
+        address: None,
+        locators: vec![RegisteredLocator { rloc: Some(rloc), priority: 1, weight: 100, reachable: true }],
+        ttl_minutes: 1,
+        proxy_reply: true,
+        merge: true,
+        refreshed_at_unix_ns: Some(AT),
+        expires_in_seconds: 170,
+    }
+}
+
+fn subscription() -> Subscription {
+    Subscription {
+        subscriber: "client-gateway".into(),
+        xtr_id: XTR_ID.into(),
+        site_id: 1,
+        eid: prefix(),
+        instance_id: 0,
+        itr_rlocs: vec!["10.0.1.1".parse().expect("an address")],
+        nonce: 7,
+        unacknowledged: false,
+        rtt_ms: Some(0.4),
+    }
+}
+
+fn publication() -> Publication {
+    Publication {
+        nonce: 7,
+        eid: prefix(),
+        instance_id: 0,
+        subscriber: "client-gateway".into(),
+        published_at_unix_ns: AT,
+        acked_at_unix_ns: Some(AT + 400_000),
+    }
+}
+
+fn controller() -> Vec<Route> {
+    let service = ServiceView {
+        service: "web".into(),
+        eid: "10.100.0.1/32".into(),
+        instance_id: 0,
+        gateway: Some("client-gateway".into()),
+        state: "fresh".into(),
+        state_since_unix_ns: AT,
+        last_change_unix_ns: Some(AT),
+        decision: None,
+    };
+    vec![
+        Route::get("/v1/services", "How every service stands, with its newest decision.", [service]),
+        Route::get(
+            "/v1/decisions?service=&limit=",
+            "The latest decisions, newest first, with their inputs and reasons; of one service if named, at most 100 \
+             unless told otherwise.",
+            [decision()],
+        ),
+    ]
+}
+
+fn decision() -> DecisionView {
+    DecisionView {
+        service: "web".into(),
+        eid: "10.100.0.1/32".into(),
+        instance_id: 0,
+        gateway: Some("client-gateway".into()),
+        at_unix_ns: AT,
+        repeats: 1,
+        first_at_unix_ns: AT,
+        changed: true,
+        outcome: "changed-edge-over-capacity".into(),
+        reason: "changed: edge1 would get 500.0 requests/s with the weights in force, its capacity is 400.0"
+            .into(),
+        effect: "written".into(),
+        written_at_unix_ns: Some(AT),
+        error: None,
+        measurement: MeasurementView {
+            kind: "fresh".into(),
+            rps: Some(500.0),
+            age_seconds: Some(0.2),
+            words: "500.0 requests/s, 0.2 s old".into(),
+        },
+        dead_band: 0.01,
+        edges: vec![EdgeView {
+            name: "edge1".into(),
+            rloc: "10.0.2.1".parse().expect("an address"),
+            capacity: 400.0,
+            in_force: Some(1.0),
+            target: Some(0.8),
+            weight: Some(204),
+            share: Some(0.8),
+            rps: Some(400.0),
+            reason: "filled to its capacity".into(),
+        }],
+    }
+}

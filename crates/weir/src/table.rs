@@ -1,0 +1,172 @@
+//! Answers as tables. What a table leaves out is in `-o json`.
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::cli::Resource;
+
+impl Resource {
+    /// Keys that are shown, in order.
+    const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Mappings => &["eid", "instance_id", "state", "action", "locators", "expires_in_seconds"],
+            Self::Flows => &[
+                "instance_id",
+                "source",
+                "source_port",
+                "destination",
+                "destination_port",
+                "protocol",
+                "locator",
+                "idle_seconds",
+            ],
+            Self::Load => {
+                &["eid", "instance_id", "flows_per_second", "flows_total", "packets_total", "bytes_total"]
+            }
+            Self::Applied => &["eid", "instance_id", "nonce", "applied_at_unix_ns"],
+            Self::Status => &["key", "value"],
+            Self::Registrations => {
+                &["eid", "instance_id", "site", "xtr_id", "locators", "expires_in_seconds"]
+            }
+            Self::Weights => &["eid", "instance_id", "gateway", "locators"],
+            Self::Subscriptions => {
+                &["subscriber", "eid", "instance_id", "itr_rlocs", "nonce", "unacknowledged", "rtt_ms"]
+            }
+            Self::Publications => {
+                &["published_at_unix_ns", "subscriber", "eid", "instance_id", "acked_at_unix_ns"]
+            }
+            Self::Services => {
+                &["service", "eid", "gateway", "state", "state_since_unix_ns", "last_change_unix_ns"]
+            }
+            Self::Decisions => {
+                &["at_unix_ns", "service", "repeats", "measurement", "outcome", "effect", "edges"]
+            }
+        }
+    }
+}
+
+/// The answer as a table.
+pub(crate) fn render(resource: Resource, answer: &Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let now = u64::try_from(now).unwrap_or(u64::MAX);
+    match answer {
+        Value::Array(rows) => lay_out(&rows_of(resource.columns(), rows, now)),
+        Value::Object(object) => {
+            let row = |(key, value): (&String, &Value)| vec![heading(key), cell(key, Some(value), now)];
+            lay_out(&object.iter().map(row).collect::<Vec<_>>())
+        }
+        other => format!("{other}\n"),
+    }
+}
+
+fn rows_of(columns: &[&str], rows: &[Value], now: u64) -> Vec<Vec<String>> {
+    let header = columns.iter().map(|column| heading(column)).collect();
+    let row = |row: &Value| columns.iter().map(|column| cell(column, row.get(column), now)).collect();
+    std::iter::once(header).chain(rows.iter().map(row)).collect()
+}
+
+fn heading(key: &str) -> String {
+    let key = key.trim_end_matches("_unix_ns").trim_end_matches("_seconds").trim_end_matches("_id");
+    key.replace('_', " ").to_uppercase()
+}
+
+fn cell(key: &str, value: Option<&Value>, now: u64) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Bool(flag)) => if *flag { "yes" } else { "no" }.to_owned(),
+        Some(Value::Number(number)) => number_cell(key, number, now),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| cell("", Some(item), now)).collect::<Vec<_>>().join(", ")
+        }
+        Some(Value::Object(object)) => object_cell(&Value::Object(object.clone())),
+    }
+}
+
+fn number_cell(key: &str, number: &serde_json::Number, now: u64) -> String {
+    if key.ends_with("_unix_ns") {
+        return number.as_u64().map_or_else(|| number.to_string(), |at| age(now.saturating_sub(at)));
+    }
+    match number.as_f64() {
+        Some(value) if !number.is_i64() && !number.is_u64() => format!("{value:.1}"),
+        _ => number.to_string(),
+    }
+}
+
+/// A locator, an edge or a measurement in a few words.
+fn object_cell(object: &Value) -> String {
+    let text = |key: &str| object.get(key).and_then(Value::as_str);
+    let weight = object.get("weight").and_then(Value::as_u64);
+    if let Some(rloc) = text("rloc").or_else(|| text("address")) {
+        let name = text("name").unwrap_or(rloc);
+        let weight = weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
+        return match object.get("priority").and_then(Value::as_u64) {
+            Some(priority) => format!("{name} p{priority} w{weight}"),
+            None => format!("{name} w{weight}"),
+        };
+    }
+    text("words").map_or_else(|| object.to_string(), str::to_owned)
+}
+
+fn age(nanos: u64) -> String {
+    let seconds = nanos / 1_000_000_000;
+    match seconds {
+        0 => format!("{} ms ago", nanos / 1_000_000),
+        1..=119 => format!("{seconds} s ago"),
+        120..=7199 => format!("{} min ago", seconds / 60),
+        _ => format!("{} h ago", seconds / 3600),
+    }
+}
+
+/// Columns as wide as their widest cell, two spaces between them.
+pub(crate) fn lay_out(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn weights_are_one_line_each() {
+        let answer = json!([
+            {"eid": "10.100.0.1/32", "instance_id": 0, "gateway": null,
+             "locators": [{"rloc": "10.0.2.1", "priority": 1, "weight": 70}, {"rloc": "10.0.3.1", "priority": 1, "weight": 30}]},
+            {"eid": "10.100.0.0/16", "instance_id": 7, "gateway": "client-gateway", "locators": []},
+        ]);
+        let expected = "\
+EID            INSTANCE  GATEWAY         LOCATORS
+10.100.0.1/32  0         -               10.0.2.1 p1 w70, 10.0.3.1 p1 w30
+10.100.0.0/16  7         client-gateway
+";
+        assert_eq!(render(Resource::Weights, &answer), expected);
+    }
+
+    #[test]
+    fn times_are_ages() {
+        for (nanos, text) in [
+            (5_000_000, "5 ms ago"),
+            (61_000_000_000, "61 s ago"),
+            (600_000_000_000, "10 min ago"),
+            (7_200_000_000_000, "2 h ago"),
+        ] {
+            assert_eq!(age(nanos), text);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The command line as a person meets it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn weir(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weir")).args(arguments).output().unwrap()
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8(octets.to_vec()).unwrap()
+}
+
+/// Names of the subcommands that a help text lists.
+fn subcommands(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let name =
+        |line: &str| line.strip_prefix("  ").and_then(|l| l.split_whitespace().next()).map(str::to_owned);
+    lines
+        .take_while(|line| !line.is_empty())
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(name)
+        .collect()
+}
+
+#[test]
+fn every_subcommand_explains_itself() {
+    fn visit(path: &[String], count: &mut usize) {
+        let mut arguments: Vec<&str> = path.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let output = weir(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let help = text(&output.stdout);
+        assert!(help.contains("Usage: weir") && help.len() > 100, "{arguments:?}: {help}");
+        *count += 1;
+        for name in subcommands(&help).into_iter().filter(|name| name != "help") {
+            visit(&[path, &[name]].concat(), count);
+        }
+    }
+    let mut count = 0;
+    visit(&[], &mut count);
+    assert!(count >= 13, "only {count} help texts");
+}
+
+#[test]
+fn own_commands_have_examples() {
+    for command in ["gateway", "mapserver", "controller", "run", "check", "get", "explain", "completions"] {
+        let help = text(&weir(&[command, "--help"]).stdout);
+        assert!(help.contains("Examples:\n  weir "), "{command}: {help}");
+    }
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_64() {
+    for arguments in [
+        &["gatway"][..],
+        &["check"],
+        &["get"],
+        &["get", "weathers"],
+        &["gateway"],
+        &["get", "weights", "-o", "xml"],
+    ] {
+        let output = weir(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).contains("error:"), "{arguments:?}");
+    }
+}
+
+fn write(directory: &Path, name: &str, content: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = directory.join(name);
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+const RIGHT: &str = "[node]\nname = \"control\"\n[mapserver]\nlisten = [\"127.0.0.1\"]\n";
+const WRONG: &str = "[node]\nname = \"\"\n[mapserver]\nlisten = [\"x\"]\nsites = 1\n";
+
+#[test]
+fn check_prints_everything_and_exits_with_0_or_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let right = write(directory.path(), "right.toml", RIGHT);
+    let wrong = write(directory.path(), "wrong.toml", WRONG);
+    let output = weir(&["check", &right]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), format!("{right}: right, runs mapserver as control\n"));
+    let output = weir(&["check", &wrong, &right]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaints = text(&output.stderr);
+    for line in [
+        "line 5: mapserver.sites: unknown key; did you mean `site`?",
+        "line 2: node.name: required",
+        "line 4: mapserver.listen[0]: `x` is not ADDRESS",
+        "wrong.toml: 3 problems",
+    ] {
+        assert!(complaints.contains(line), "{line} is missing in\n{complaints}");
+    }
+    assert!(text(&output.stdout).contains("right.toml: right"));
+    assert_eq!(weir(&["check", "/nonexistent.toml"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_role_with_a_wrong_file_exits_with_78() {
+    let directory = tempfile::tempdir().unwrap();
+    let right = write(directory.path(), "right.toml", RIGHT);
+    let wrong = write(directory.path(), "wrong.toml", WRONG);
+    assert_eq!(weir(&["mapserver", "--config", &wrong]).status.code(), Some(78));
+    let output = weir(&["controller", "--config", &right]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("has no section [controller]"));
+}
+
+#[test]
+fn nobody_answers() {
+    // Port 1 is reserved and nothing listens there.
+    let output = weir(&["get", "weights", "--server", "http://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("see --server"), "{}", text(&output.stderr));
+    let output = weir(&["explain", "web", "--server", "http://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&weir(&["completions", shell]).stdout);
+        assert!(script.contains("mapserver") && script.contains("token-file"), "{shell}");
+    }
+}
