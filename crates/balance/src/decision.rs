@@ -154,7 +154,7 @@ impl fmt::Display for Outcome {
 pub enum ChangeReason {
     /// No weights, or none for these edges, are in force.
     NothingInForce,
-    /// With the weights in force an edge gets more than its capacity while others could take it.
+    /// With the weights in force an edge gets more than its capacity while others have room.
     EdgeOverCapacity {
         /// Its name.
         edge: String,
@@ -288,10 +288,12 @@ impl fmt::Display for EdgeReason {
 ///
 /// `in_force` are the wire weights in place, one per edge in the same order; `None` if there are none or
 /// they belong to other edges. The weights change only on a fresh load, and then only if one of these
-/// holds (the first is the reason given): nothing is in force; an edge is over its C_i and Algorithm 1
-/// would relieve it; a spill is over; a share differs by more than the dead band.
+/// holds (the first is the reason given): nothing is in force; an edge is over its C_i while others
+/// have room; a spill is over; a share differs by more than the dead band.
 ///
-/// "Over its C_i" allows one wire unit, 1/255 of the load, for the rounding of [`wire_weights`].
+/// Beyond the capacity of all edges some edge is over its C_i with any weights; there the dead band
+/// alone counts. Rounding may leave an edge over its C_i by less than one wire unit, 1/255 of the load;
+/// that is no reason to change, for no better weights exist.
 #[must_use]
 pub fn decide(
     edges: &Edges,
@@ -348,10 +350,13 @@ fn edge_over_capacity(
     before: &[f64],
     after: &[f64],
 ) -> Option<ChangeReason> {
-    let rounding = load.rps() / f64::from(WIRE_TOTAL);
+    let capacity: f64 = edges.0.iter().map(|edge| edge.capacity.rps()).sum();
+    if load.rps() > capacity {
+        return None;
+    }
     edges.0.iter().zip(before).zip(after).find_map(|((edge, before), after)| {
         let (gets, capacity) = (before * load.rps(), edge.capacity.rps());
-        (gets > capacity + rounding && after < before).then(|| ChangeReason::EdgeOverCapacity {
+        (gets > capacity && after < before).then(|| ChangeReason::EdgeOverCapacity {
             edge: edge.name.clone(),
             load: gets,
             capacity,
@@ -551,6 +556,14 @@ mod tests {
     }
 
     #[test]
+    fn a_spill_begins_as_soon_as_the_first_edge_is_full() {
+        let full = decide(&paper(), band(0.1), fresh(400.0), Some(&[255, 0, 0]));
+        assert_eq!(full.outcome, Outcome::Held(HoldReason::SameWeights));
+        let over = decide(&paper(), band(0.1), fresh(400.5), Some(&[255, 0, 0]));
+        assert_eq!(over.weights.as_deref(), Some(&[254, 1, 0][..]));
+    }
+
+    #[test]
     fn the_dead_band_does_not_keep_a_spill_alive() {
         let leftover = [253, 2, 0];
         let near = decide(&paper(), band(0.01), fresh(399.0), Some(&leftover));
@@ -574,22 +587,27 @@ mod tests {
         assert_eq!(decision.weights.as_deref(), Some(&[1, 0, 0][..]));
     }
 
-    #[test]
-    fn a_noisy_constant_load_settles() {
+    /// Changes in 5000 ticks of a load that keeps within 3 % of `rps`.
+    fn changes_under_noise(rps: f64) -> usize {
         let mut in_force: Option<Vec<u8>> = None;
-        let mut changes = Vec::new();
-        let mut state = 1u64;
-        for tick in 0..5000 {
+        let (mut changes, mut state) = (0, 1u64);
+        for _ in 0..5000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let noise = f64::from(u32::try_from(state >> 33).unwrap()) / f64::from(1u32 << 31) - 0.5;
+            let noise = f64::from(u32::try_from(state >> 33).unwrap()) / f64::from(1u32 << 30) - 1.0;
             let decision =
-                decide(&paper(), band(0.05), fresh(1500.0 * (1.0 + 0.06 * noise)), in_force.as_deref());
-            if decision.is_change() {
-                changes.push(tick);
-            }
+                decide(&paper(), band(0.06), fresh(rps * (1.0 + 0.03 * noise)), in_force.as_deref());
+            changes += usize::from(decision.is_change());
             in_force = decision.weights;
         }
-        assert!(changes.len() <= 10, "{changes:?}");
+        changes
+    }
+
+    #[test]
+    fn a_noisy_constant_load_settles() {
+        for rps in [200.0, 400.0, 450.0, 1000.0, 1500.0, 2600.0, 2800.0, 4000.0] {
+            let changes = changes_under_noise(rps);
+            assert!(changes <= 8, "{changes} changes around {rps} requests/s");
+        }
     }
 
     #[test]
@@ -637,7 +655,20 @@ mod tests {
             let over = decision.edges.iter().any(|e| e.load.unwrap() > e.capacity.rps() + unit);
             let room: f64 = decision.edges.iter().map(|e| (e.capacity.rps() - e.load.unwrap()).max(0.0)).sum();
             let slack = unit * f64::from(u8::try_from(c.len()).unwrap());
-            prop_assert!(!over || room <= slack, "{:?}", decision);
+            let full = r > c.iter().sum::<f64>();
+            prop_assert!(full || !over || room <= slack, "{:?}", decision);
+        }
+
+        #[test]
+        fn no_share_is_left_further_off_than_the_dead_band(
+            c in capacity_list(), r in 0.0..5e3, d in 0.0..0.9, w: [u8; 8],
+        ) {
+            let decision = decide(&edges(&c), band(d), fresh(r), Some(&w[..c.len()]));
+            for edge in &decision.edges {
+                let off = (edge.share.unwrap() - edge.target.unwrap()).abs();
+                // Rounding, and the units that edges with a tiny share took from the largest.
+                prop_assert!(off <= d + 8.0 / 255.0, "{:?}", decision);
+            }
         }
 
         #[test]
