@@ -249,7 +249,8 @@ impl MapCache {
         let in_use = mapping.in_use(now, self.config.idle);
         let kept = mapping.origin == Origin::Subscription || in_use && !mapping.is_negative();
         if mapping.expires_at > now {
-            let refresh = !mapping.refreshing && in_use && mapping.origin == Origin::Request;
+            let pulled = mapping.origin == Origin::Request && !mapping.is_negative();
+            let refresh = !mapping.refreshing && in_use && pulled;
             mapping.refreshing |= refresh;
             mapping.wake_at = mapping.expires_at;
             self.put(eid, mapping);

@@ -204,7 +204,10 @@ impl Publisher {
             save(&eid, &identity, subscription, None, true, out);
         }
         subscription.previous.clear();
-        let Some(done) = subscription.acknowledge(ack.nonce, eid) else { return };
+        subscription.heard(ack.nonce);
+        let Some(done) = subscription.acknowledge(ack.nonce, eid) else {
+            return self.advance(now, eid, identity, database, out);
+        };
         if done.sent_once {
             self.rtts.entry(identity).or_default().sample(now.saturating_since(done.sent_at));
         }
@@ -222,7 +225,23 @@ impl Publisher {
         let first = ack.records.first()?.eid;
         let related = self.subscriptions.covering(first).chain(self.subscriptions.within(first));
         let own = related.filter_map(|(eid, all)| Some((eid, all.get(identity)?)));
-        own.filter(|(_, s)| s.in_flight.as_ref().is_some_and(|f| f.nonce == ack.nonce)).map(|(e, _)| e).next()
+        own.filter(|(_, s)| s.sent(ack.nonce)).map(|(e, _)| e).next()
+    }
+
+    /// After a sign of life: something newer goes out as soon as it may, or the timer is set anew.
+    fn advance(
+        &mut self,
+        now: Instant,
+        eid: EidPrefix,
+        identity: XtrIdentity,
+        database: &Database,
+        out: &mut Outputs,
+    ) {
+        if !self.publish(now, eid, identity, database, out, None) {
+            let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+            let at = self.get(&eid, &identity).and_then(|s| s.retransmit_at(&rtt));
+            self.timers.set((eid, identity), at);
+        }
     }
 
     /// Sends the newest state if it differs from what is under way and a message may go out now; `nonce` is given to

@@ -1,6 +1,6 @@
 //! One subscription: what the subscriber is known to have, and the one publication that is under way to it.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -23,6 +23,9 @@ pub(super) const GIVE_UP_AFTER: Duration = Duration::from_secs(51);
 /// Longest interval of that schedule.
 const MAX_INTERVAL: Duration = Duration::from_secs(24);
 
+/// Superseded publications that an acknowledgement is still recognised for.
+const SUPERSEDED: usize = 16;
+
 /// A publication that waits for its acknowledgement.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
@@ -33,6 +36,8 @@ pub(super) struct InFlight {
     pub(super) sent_at: Instant,
     /// Transmissions without an acknowledgement before the last one, those of superseded publications included.
     pub(super) retries: u32,
+    /// Nonces and times of the publications that this one superseded without an acknowledgement.
+    pub(super) superseded: VecDeque<(u64, Instant)>,
     /// Whether exactly one transmission has this nonce, so that its acknowledgement measures the path (Karn).
     pub(super) sent_once: bool,
 }
@@ -124,11 +129,32 @@ impl Subscription {
     /// Notes a publication that is about to be sent for the first time.
     pub(super) fn publish(&mut self, now: Instant, nonce: u64, records: Vec<EidRecord>, payload: Vec<u8>) {
         self.uncertain.extend(records.iter().map(|r| r.eid));
-        let retries = self.in_flight.as_ref().map_or(0, |f| f.retries + 1);
         self.silent_since.get_or_insert(now);
+        let (mut retries, mut superseded) = (0, VecDeque::new());
+        if let Some(old) = self.in_flight.take() {
+            (retries, superseded) = (old.retries + 1, old.superseded);
+            superseded.push_back((old.nonce, old.published_at));
+            if superseded.len() > SUPERSEDED {
+                superseded.pop_front();
+            }
+        }
         let (published_at, sent_at, sent_once) = (now, now, true);
         self.in_flight =
-            Some(InFlight { nonce, records, payload, published_at, sent_at, retries, sent_once });
+            Some(InFlight { nonce, records, payload, published_at, sent_at, retries, superseded, sent_once });
+    }
+
+    /// Whether an acknowledgement with this nonce is about this subscription.
+    pub(super) fn sent(&self, nonce: u64) -> bool {
+        self.in_flight.as_ref().is_some_and(|f| f.nonce == nonce || f.superseded.iter().any(|s| s.0 == nonce))
+    }
+
+    /// Notes an acknowledgement of a superseded publication: the newer one is still owed, but the path works.
+    pub(super) fn heard(&mut self, nonce: u64) {
+        if let Some(flight) = self.in_flight.as_mut().filter(|f| f.nonce != nonce) {
+            flight.superseded.retain(|(n, _)| *n > nonce);
+            flight.retries = 0;
+            self.silent_since = Some(flight.published_at);
+        }
     }
 
     /// Takes an authentic acknowledgement; `None` if it is not for the publication under way.
@@ -152,7 +178,10 @@ impl Subscription {
     /// When the publication under way is sent again.
     pub(super) fn retransmit_at(&self, rtt: &RttEstimator) -> Option<Instant> {
         let flight = self.in_flight.as_ref()?;
-        Some(flight.sent_at + rtt.backed_off(flight.retries).min(MAX_INTERVAL))
+        // The schedule of RFC 9301 §5.7 in units of the time-out: three at the same distance, then doubling.
+        let doublings = flight.retries.saturating_sub(2);
+        let again = flight.sent_at + rtt.backed_off(doublings).min(MAX_INTERVAL);
+        Some(self.silent_since.map_or(again, |since| again.min(since + GIVE_UP_AFTER)))
     }
 
     /// When a newer publication may replace the one under way: not more than one message per round trip goes

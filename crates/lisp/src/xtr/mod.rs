@@ -25,7 +25,7 @@ use crate::map_cache::MapCache;
 use crate::nonce::NonceGenerator;
 use crate::rate::{RateLimit, RateLimiter};
 use crate::saved::Kind;
-use crate::wire::Message;
+use crate::wire::{EidPrefix, Message};
 
 use outputs::Outputs;
 use probing::Prober;
@@ -37,6 +37,8 @@ use subscription::Subscriptions;
 const REPLY_RATE: RateLimit = RateLimit { burst: 50, interval: Duration::from_millis(20) };
 /// Probe replies to one ITR-RLOC, counted apart: a busy ITR must not take its locator for dead.
 const PROBE_REPLY_RATE: RateLimit = RateLimit { burst: 50, interval: Duration::from_millis(10) };
+/// RFC 9301 §6.1: at most one SMR-invoked Map-Request in 3 s for one prefix, here of the map-cache.
+const SMR_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(3) };
 /// Peers whose rate is tracked.
 const TRACKED: usize = 4096;
 
@@ -52,6 +54,7 @@ pub struct Xtr {
     prober: Prober,
     reply_rate: RateLimiter<IpAddr>,
     probe_reply_rate: RateLimiter<IpAddr>,
+    smr_rate: RateLimiter<EidPrefix>,
     out: Outputs,
 }
 
@@ -67,6 +70,7 @@ impl Xtr {
             registrar: Registrar::new(now, &config, &mut random),
             prober: Prober::default(),
             reply_rate: RateLimiter::new(REPLY_RATE, TRACKED),
+            smr_rate: RateLimiter::new(SMR_RATE, TRACKED),
             probe_reply_rate: RateLimiter::new(PROBE_REPLY_RATE, TRACKED),
             out: Outputs::default(),
             random,

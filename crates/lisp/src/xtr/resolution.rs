@@ -16,8 +16,6 @@ use crate::wire::EidPrefix;
 
 /// RFC 9301 §5.3: at most one Map-Request per second for one prefix.
 const REQUEST_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(1) };
-/// RFC 9301 §6.1: at most one SMR-invoked Map-Request in 3 s for one prefix.
-const SMR_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(3) };
 /// Unanswered requests before a pause (RFC 9301 §5.3).
 const MAX_TRIES: u32 = 10;
 /// The pause.
@@ -61,7 +59,6 @@ pub(super) struct Resolver {
     asked: BTreeMap<u64, EidPrefix>,
     timers: Timers<EidPrefix>,
     rate: RateLimiter<EidPrefix>,
-    smr_rate: RateLimiter<EidPrefix>,
     max_pending: usize,
     /// Counts failures, so that the next question goes to another resolver.
     attempt: usize,
@@ -74,7 +71,6 @@ impl Resolver {
             asked: BTreeMap::new(),
             timers: Timers::default(),
             rate: RateLimiter::new(REQUEST_RATE, TRACKED),
-            smr_rate: RateLimiter::new(SMR_RATE, TRACKED),
             max_pending,
             attempt: 0,
         }
@@ -90,9 +86,6 @@ impl Resolver {
         random: &mut NonceGenerator,
         out: &mut Outputs,
     ) {
-        if reason == Reason::Smr && !self.smr_rate.allow(now, eid) {
-            return out.count(Counter::RateLimited);
-        }
         let full = self.pending.len() >= self.max_pending;
         match self.pending.get_mut(&eid) {
             // A newer reason outlives a miss, and an SMR does not wait for the timer.
@@ -146,13 +139,14 @@ impl Resolver {
         self.asked.get(&nonce).copied()
     }
 
-    /// The question is answered, or there is no need for it any more.
-    pub(super) fn close(&mut self, eid: &EidPrefix) {
-        let Some(pending) = self.pending.remove(eid) else { return };
+    /// The question is answered, or there is no need for it any more; tells why it was asked.
+    pub(super) fn close(&mut self, eid: &EidPrefix) -> Option<Reason> {
+        let pending = self.pending.remove(eid)?;
         for nonce in pending.nonces {
             self.asked.remove(&nonce);
         }
         self.timers.set(*eid, None);
+        Some(pending.reason)
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {

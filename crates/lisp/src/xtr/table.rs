@@ -41,14 +41,16 @@ impl Xtr {
     pub(super) fn handle_smr(&mut self, now: Instant, request: &MapRequest) {
         self.out.count(Counter::SmrReceived);
         let source = eid_of(&request.source_eid).or_else(|| request.records.first().map(|r| r.eid));
-        let known = source.and_then(|eid| self.map_cache.covering(eid)).map(|(eid, _)| eid);
-        let Some(eid) = known else {
+        let known = source.and_then(|eid| Some((eid, self.map_cache.covering(eid)?.0)));
+        let Some((eid, known)) = known else {
             return self.out.count(Counter::SmrUnknownEid);
         };
         if self.subscriptions.feeds(&eid) {
             self.subscriptions.renew(now, &eid, &mut self.out);
-        } else {
+        } else if self.smr_rate.allow(now, known) {
             self.ask(now, eid, Reason::Smr);
+        } else {
+            self.out.count(Counter::RateLimited);
         }
     }
 
@@ -61,7 +63,8 @@ impl Xtr {
         let Some(answer) = reply.records.iter().find(|r| answers(&r.eid, &asked)).map(|r| r.eid) else {
             return self.out.count(Counter::WrongEid);
         };
-        self.resolver.close(&asked);
+        let reason = self.resolver.close(&asked);
+        let about = self.map_cache.covering(asked).map(|(eid, _)| eid);
         for record in &reply.records {
             if !covers(&answer, &record.eid) && !covers(&asked, &record.eid) {
                 self.out.count(Counter::WrongEid);
@@ -75,8 +78,22 @@ impl Xtr {
             }
             self.apply(now, &record, Origin::Request, None);
         }
-        if let Some((known, _)) = self.map_cache.covering(asked) {
+        if let Some(about) = about.filter(|about| reason == Some(Reason::Refresh) || covers(&answer, about)) {
+            self.drop_unconfirmed(now, about);
+        }
+        // A packet waits for it. An answer to a refresh is no use: mappings would keep themselves alive.
+        if let Some((known, _)) = self.map_cache.covering(asked).filter(|_| reason == Some(Reason::Miss)) {
             self.map_cache.mark_used(now, &known);
+        }
+    }
+
+    /// The mapping system was asked about this mapping and answered with another one.
+    fn drop_unconfirmed(&mut self, now: Instant, eid: EidPrefix) {
+        let pulled =
+            self.map_cache.get(&eid).is_some_and(|m| m.origin == Origin::Request && m.renewed_at < now);
+        if pulled {
+            self.map_cache.remove(&eid);
+            self.removed(eid, None);
         }
     }
 
@@ -204,8 +221,8 @@ impl Xtr {
             match self.resolver.handle_timeout(now, &self.config, &mut self.random, &mut self.out) {
                 None => return,
                 Some(Outcome::Unanswered(eid)) => self.out.event(Event::Unresolved { eid }),
-                Some(Outcome::Resumed(eid)) if self.map_cache.get(&eid).is_none() => {
-                    self.resolver.close(&eid)
+                Some(Outcome::Resumed(eid)) if self.map_cache.covering(eid).is_none() => {
+                    self.resolver.close(&eid);
                 }
                 Some(Outcome::Resumed(_)) => {}
             }
