@@ -95,7 +95,7 @@ fn flow(flow: &Flow) -> FlowBody {
 }
 
 async fn load(State(api): State<Api>) -> Json<Vec<LoadBody>> {
-    Json(api.shared.lock().load.iter().map(Load::body).collect())
+    Json(api.shared.lock().load.iter().filter_map(Load::body).collect())
 }
 
 async fn applied(State(api): State<Api>) -> Json<Vec<AppliedBody>> {

@@ -58,7 +58,7 @@ pub struct FlowBody {
     pub idle_ms: u64,
 }
 
-/// `GET /v1/load`: one entry.
+/// `GET /v1/load`: one entry. A prefix that was not yet measured for a whole window has none: no data is not zero.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadBody {
     /// EID-prefix.
@@ -67,8 +67,8 @@ pub struct LoadBody {
     pub instance_id: u32,
     /// New flows since the counters were made, in front of the split.
     pub flows_total: u64,
-    /// Likewise per second over the last window; `null` until a window was seen.
-    pub flows_per_second: Option<f64>,
+    /// Likewise per second over the last window.
+    pub flows_per_second: f64,
     /// Packets encapsulated.
     pub packets_total: u64,
     /// Octets of the inner packets.

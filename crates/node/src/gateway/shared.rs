@@ -84,16 +84,16 @@ impl State {
 }
 
 impl Load {
-    /// For the API.
-    pub(super) fn body(&self) -> LoadBody {
-        LoadBody {
+    /// For the API, once a window was seen.
+    pub(super) fn body(&self) -> Option<LoadBody> {
+        Some(LoadBody {
             eid: self.eid.prefix.to_string(),
             instance_id: self.eid.instance_id,
             flows_total: self.flows,
-            flows_per_second: self.rate,
+            flows_per_second: self.rate?,
             packets_total: self.packets,
             bytes_total: self.bytes,
             measured_at_unix_ns: self.measured_at_unix_ns,
-        }
+        })
     }
 }
