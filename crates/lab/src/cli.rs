@@ -1,11 +1,17 @@
 //! `weir lab …`: the commands of the lab.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use crate::calibrate::calibrate;
 use crate::delay_line::{self, DelayLineArgs};
-use crate::topology::ServiceKind;
+use crate::lab::Lab;
+use crate::model_service::{self, ModelServiceArgs};
+use crate::progress::Progress;
+use crate::state::DIRECTORY;
+use crate::topology::{ServiceKind, Topology};
+use crate::{down, interrupt, load};
 
 /// The commands under `weir lab`.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -19,6 +25,12 @@ pub enum LabCommand {
     /// Hold frames between pairs of interfaces
     #[command(hide = true)]
     DelayLine(DelayLineArgs),
+    /// Offer load at its moments and record what became of every request
+    #[command(hide = true)]
+    Load(load::Args),
+    /// Serve one page with a fixed service time
+    #[command(hide = true)]
+    ModelService(ModelServiceArgs),
 }
 
 /// Experiments that can be run.
@@ -60,6 +72,9 @@ pub struct UpArgs {
     /// What serves at the edges, whatever the file says
     #[arg(long)]
     pub service: Option<ServiceKind>,
+    /// Route to the first edge without an overlay: the network and the services alone
+    #[arg(long)]
+    pub plain: bool,
 }
 
 /// `weir lab down`.
@@ -72,7 +87,68 @@ pub struct DownArgs {
 /// Runs one of them. Blocking: the lab starts programs and threads in namespaces, not tasks.
 pub fn run(command: LabCommand) -> Result<()> {
     match command {
+        LabCommand::Run(arguments) => {
+            interrupt::catch();
+            run_scenario(&arguments)
+        }
+        LabCommand::Up(arguments) => {
+            interrupt::catch();
+            up(&arguments)
+        }
+        LabCommand::Down(arguments) => down::down(arguments.id.as_deref()),
         LabCommand::DelayLine(arguments) => delay_line::run(&arguments),
-        _ => anyhow::bail!("not there yet"),
+        LabCommand::Load(arguments) => load::run(&arguments),
+        LabCommand::ModelService(arguments) => model_service::run(&arguments),
     }
+}
+
+fn run_scenario(arguments: &RunArgs) -> Result<()> {
+    bail!("{arguments:?}")
+}
+
+fn topology(file: Option<&Path>, service: Option<ServiceKind>, quick: bool) -> Result<Topology> {
+    let mut topology = Topology::load(file, quick)?;
+    if let Some(kind) = service {
+        topology.service.kind = kind;
+    }
+    Ok(topology)
+}
+
+/// Ids of labs are short: they are part of every name.
+fn fresh_id() -> String {
+    format!("{:x}", std::process::id())
+}
+
+fn up(arguments: &UpArgs) -> Result<()> {
+    let progress = Progress::new();
+    for id in down::take_down_stale()? {
+        progress.step(&format!("lab {id}, whose process has died, taken down"));
+    }
+    let topology = topology(arguments.topology.as_deref(), arguments.service, false)?;
+    let id = fresh_id();
+    progress.step(&format!("building lab {id}"));
+    let mut lab = Lab::build(&id, topology, &Path::new(DIRECTORY).join(&id).join("logs"))?;
+    let calibrated = calibrate(&mut lab, |text| progress.step(text))?;
+    progress.step(&format!("edge 1 saturates at {:.0} requests/s", calibrated.saturation));
+    lab.start_services()?;
+    if !arguments.plain {
+        progress.step("starting the overlay");
+        lab.start_overlay()?;
+        lab.start_controller()?;
+    } else {
+        lab.network().route_plainly(lab.topology())?;
+    }
+    explain(&lab);
+    lab.keep()?;
+    Ok(())
+}
+
+fn explain(lab: &Lab) {
+    let service = &lab.topology().service;
+    println!("lab {} is up; configuration in {}, logs in {}", lab.id(), lab.directory().display(), lab.logs().display());
+    for netns in lab.network().namespaces() {
+        println!("    {}", netns.name());
+    }
+    println!("try:  nsenter --net=/run/netns/{} curl -si http://{}:{}/", lab.network().client.name(), service.address, service.port);
+    println!("end:  weir lab down {}", lab.id());
 }

@@ -141,6 +141,14 @@ pub fn end(processes: &[ProcessId]) -> Vec<ProcessId> {
     left
 }
 
+/// Waits until a process that takes something down by itself has ended, as long as that may take.
+pub(crate) fn wait_for_end(process: ProcessId) {
+    let deadline = Instant::now() + 10 * GRACE;
+    while process.is_alive() && Instant::now() < deadline {
+        thread::sleep(POLL);
+    }
+}
+
 /// Asks a process to end.
 pub(crate) fn signal(pid: u32, number: i32) {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };

@@ -47,6 +47,8 @@ pub struct Service {
     pub port: u16,
     /// Length of the one page.
     pub page_bytes: usize,
+    /// KiB that nginx digests per request, so that a request has a cost of its own.
+    pub digest_kib: usize,
 }
 
 /// What serves the page.
@@ -238,6 +240,7 @@ struct ServiceTable {
     address: Ipv4Addr,
     port: u16,
     page_bytes: usize,
+    digest_kib: usize,
 }
 
 #[derive(Deserialize)]
@@ -324,7 +327,15 @@ impl ServiceTable {
         problems.require(self.port > 0, "service.port", "must not be 0");
         let page = self.page_bytes;
         problems.require((1..=1 << 20).contains(&page), "service.page_bytes", "1 to 1048576");
-        Service { kind: self.kind, address: self.address, port: self.port, page_bytes: page }
+        // 4 characters per KiB must fit one nginx token.
+        problems.require(self.digest_kib <= 1000, "service.digest_kib", "at most 1000");
+        Service {
+            kind: self.kind,
+            address: self.address,
+            port: self.port,
+            page_bytes: page,
+            digest_kib: self.digest_kib,
+        }
     }
 }
 
