@@ -61,7 +61,10 @@ fn search(lab: &Lab, tell: &mut impl FnMut(&str)) -> Result<Calibrated> {
         let (share, rate) = search.best();
         if search.error() <= calibration.tolerance || started.elapsed() > calibration.limit {
             if search.error() > 4.0 * calibration.tolerance {
-                bail!("edge 1 saturates at {rate:.0} requests/s, not {}: is the machine busy?", calibration.saturation);
+                bail!(
+                    "edge 1 saturates at {rate:.0} requests/s, not {}: is the machine busy?",
+                    calibration.saturation
+                );
             }
             lab.limit_edges(share)?;
             let quotas_us = quotas.iter().map(|quota| [quota.quota_us, quota.period_us]).collect();
@@ -85,8 +88,10 @@ impl Search {
 
     /// Through the two tries nearest to the target on either side, else through the origin.
     fn next_share(&self) -> f64 {
-        let below = self.tries.iter().filter(|[_, rate]| *rate < self.target).max_by(|a, b| a[1].total_cmp(&b[1]));
-        let above = self.tries.iter().filter(|[_, rate]| *rate >= self.target).min_by(|a, b| a[1].total_cmp(&b[1]));
+        let below =
+            self.tries.iter().filter(|[_, rate]| *rate < self.target).max_by(|a, b| a[1].total_cmp(&b[1]));
+        let above =
+            self.tries.iter().filter(|[_, rate]| *rate >= self.target).min_by(|a, b| a[1].total_cmp(&b[1]));
         let share = match (below, above) {
             (Some([low, low_rate]), Some([high, high_rate])) if high > low => {
                 low + (high - low) * (self.target - low_rate) / (high_rate - low_rate)

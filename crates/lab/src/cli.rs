@@ -1,8 +1,10 @@
 //! `weir lab …`: the commands of the lab.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 use crate::calibrate::calibrate;
 use crate::delay_line::{self, DelayLineArgs};
@@ -11,7 +13,7 @@ use crate::model_service::{self, ModelServiceArgs};
 use crate::progress::Progress;
 use crate::state::DIRECTORY;
 use crate::topology::{ServiceKind, Topology};
-use crate::{down, interrupt, load};
+use crate::{down, interrupt, load, paper, report};
 
 /// The commands under `weir lab`.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -103,7 +105,48 @@ pub fn run(command: LabCommand) -> Result<()> {
 }
 
 fn run_scenario(arguments: &RunArgs) -> Result<()> {
-    bail!("{arguments:?}")
+    let Scenario::Paper = arguments.scenario;
+    let progress = Progress::new();
+    take_down_stale(&progress)?;
+    let mut topology = topology(arguments.topology.as_deref(), arguments.service, arguments.quick)?;
+    topology.load.keepalive |= arguments.keepalive;
+    let out = prepare(&arguments.out)?;
+    let id = fresh_id();
+    progress.step(&format!("building lab {id}"));
+    let mut lab = Lab::build(&id, topology, &out.join("logs"))?;
+    let result = paper::run(&mut lab, arguments.quick, &out, &progress);
+    progress.step("taking the lab down");
+    lab.down()?;
+    let result = result?;
+    paper::write(&result, &out)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&result)?);
+    } else {
+        print!("{}", report::table(&result));
+        println!("{}: result.json, plots, logs", out.display());
+    }
+    Ok(())
+}
+
+/// The output folder, without an earlier run's logs.
+fn prepare(out: &Path) -> Result<PathBuf> {
+    let logs = out.join("logs");
+    match fs::remove_dir_all(&logs) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).context(logs.display().to_string());
+        }
+        _ => {}
+    }
+    fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+    // Programs are started with this path from anywhere.
+    out.canonicalize().with_context(|| out.display().to_string())
+}
+
+fn take_down_stale(progress: &Progress) -> Result<()> {
+    for id in down::take_down_stale()? {
+        progress.step(&format!("lab {id}, whose process has died, taken down"));
+    }
+    Ok(())
 }
 
 fn topology(file: Option<&Path>, service: Option<ServiceKind>, quick: bool) -> Result<Topology> {
@@ -121,9 +164,7 @@ fn fresh_id() -> String {
 
 fn up(arguments: &UpArgs) -> Result<()> {
     let progress = Progress::new();
-    for id in down::take_down_stale()? {
-        progress.step(&format!("lab {id}, whose process has died, taken down"));
-    }
+    take_down_stale(&progress)?;
     let topology = topology(arguments.topology.as_deref(), arguments.service, false)?;
     let id = fresh_id();
     progress.step(&format!("building lab {id}"));
@@ -145,10 +186,20 @@ fn up(arguments: &UpArgs) -> Result<()> {
 
 fn explain(lab: &Lab) {
     let service = &lab.topology().service;
-    println!("lab {} is up; configuration in {}, logs in {}", lab.id(), lab.directory().display(), lab.logs().display());
+    println!(
+        "lab {} is up; configuration in {}, logs in {}",
+        lab.id(),
+        lab.directory().display(),
+        lab.logs().display()
+    );
     for netns in lab.network().namespaces() {
         println!("    {}", netns.name());
     }
-    println!("try:  nsenter --net=/run/netns/{} curl -si http://{}:{}/", lab.network().client.name(), service.address, service.port);
+    println!(
+        "try:  nsenter --net=/run/netns/{} curl -si http://{}:{}/",
+        lab.network().client.name(),
+        service.address,
+        service.port
+    );
     println!("end:  weir lab down {}", lab.id());
 }

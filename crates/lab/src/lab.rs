@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -50,7 +50,8 @@ impl Lab {
             ServiceKind::Nginx => Some(Hierarchy::find()?),
             ServiceKind::Model => None,
         };
-        let groups: Vec<String> = topology.edges.iter().map(|edge| format!("weir-{id}-{}", edge.name)).collect();
+        let groups: Vec<String> =
+            topology.edges.iter().map(|edge| format!("weir-{id}-{}", edge.name)).collect();
         let mut lab = Self {
             state: planned(id, &network, &topology, &directory, hierarchy.as_ref(), &groups),
             delay: Delay::DelayLine,
@@ -135,7 +136,13 @@ impl Lab {
     }
 
     /// Starts a program and writes it down.
-    pub fn spawn(&mut self, name: &str, command: Command, netns: &Netns, cgroup: Option<usize>) -> Result<()> {
+    pub fn spawn(
+        &mut self,
+        name: &str,
+        command: Command,
+        netns: &Netns,
+        cgroup: Option<usize>,
+    ) -> Result<()> {
         let log = self.logs.join(format!("{name}.log"));
         let cgroup = cgroup.and_then(|index| self.cgroups.get(index));
         let process = Process::spawn(name, command, netns, cgroup, &log)?;
@@ -146,7 +153,9 @@ impl Lab {
 
     /// Stops a program that runs under this name; without one, nothing.
     pub fn stop(&mut self, name: &str) -> Result<()> {
-        let Some(index) = self.processes.iter().position(|process| process.name() == name) else { return Ok(()) };
+        let Some(index) = self.processes.iter().position(|process| process.name() == name) else {
+            return Ok(());
+        };
         let process = self.processes.remove(index);
         let id = process.id();
         process.stop();
@@ -154,11 +163,44 @@ impl Lab {
         self.state.save()
     }
 
+    /// Starts a program that ends by itself and waits for that; `tick` hears how long it has run.
+    pub fn run_to_end(
+        &mut self,
+        name: &str,
+        command: Command,
+        netns: &Netns,
+        limit: Duration,
+        mut tick: impl FnMut(Duration),
+    ) -> Result<()> {
+        self.spawn(name, command, netns, None)?;
+        let started = Instant::now();
+        let ended = interrupt::wait(limit, || {
+            tick(started.elapsed());
+            self.has_ended(name)
+        })?;
+        self.stop(name)?;
+        if !ended {
+            bail!("{name} has not ended after {limit:?}");
+        }
+        Ok(())
+    }
+
+    /// Whether this program has ended well, while all others still run.
+    fn has_ended(&mut self, name: &str) -> Result<bool> {
+        let process = self.processes.iter_mut().find(|process| process.name() == name);
+        let status = process.map(Process::try_wait).transpose()?.flatten();
+        match status {
+            Some(status) if status.success() => Ok(true),
+            _ => self.check_processes().map(|()| false),
+        }
+    }
+
     /// An error if a program that should run has ended, with the end of its log.
     pub fn check_processes(&mut self) -> Result<()> {
         for process in &mut self.processes {
             if let Some(status) = process.try_wait()? {
-                let log = fs::read_to_string(self.logs.join(format!("{}.log", process.name()))).unwrap_or_default();
+                let log =
+                    fs::read_to_string(self.logs.join(format!("{}.log", process.name()))).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(8)..].join("\n");
                 bail!("{} has ended ({status}):\n{tail}", process.name());
@@ -182,7 +224,8 @@ impl Lab {
         let edge = self.topology.edges[index].clone();
         let rate = self.topology.calibration.saturation * edge.capacity_ratio;
         let service_time = Duration::from_secs_f64(1.0 / rate);
-        let command = service::edge_command(&self.topology.service, &edge.name, &self.directory, service_time)?;
+        let command =
+            service::edge_command(&self.topology.service, &edge.name, &self.directory, service_time)?;
         let host = self.network.edges[index].host.clone();
         self.spawn(&edge.name, command, &host, Some(index))?;
         let url = format!("http://{}:{}/", self.topology.service.address, self.topology.service.port);
@@ -218,8 +261,10 @@ impl Lab {
         }
         let prometheus = service::prometheus_command(&self.topology, &gateways, &self.directory)?;
         self.spawn("prometheus", prometheus, &control, None)?;
-        let mut all: Vec<_> =
-            gateways.iter().map(|(name, address)| (name.clone(), format!("http://{address}/readyz"))).collect();
+        let mut all: Vec<_> = gateways
+            .iter()
+            .map(|(name, address)| (name.clone(), format!("http://{address}/readyz")))
+            .collect();
         all.push(("prometheus".into(), format!("http://{CONTROL}:{PROMETHEUS_PORT}/-/ready")));
         self.wait_for(&control, &all)
     }
@@ -300,7 +345,10 @@ fn planned(
         owner: ProcessId::of(std::process::id()),
         namespaces: network.namespaces().map(|netns| netns.name().to_owned()).collect(),
         processes: Vec::new(),
-        cgroups: hierarchy.into_iter().flat_map(|found| groups.iter().map(|group| found.path(group))).collect(),
+        cgroups: hierarchy
+            .into_iter()
+            .flat_map(|found| groups.iter().map(|group| found.path(group)))
+            .collect(),
         pins: gateways.iter().map(|(name, _)| Path::new(PINS).join(format!("lab-{id}-{name}"))).collect(),
         directories: vec![directory.to_owned()],
     }

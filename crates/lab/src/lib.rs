@@ -14,6 +14,8 @@ pub mod load;
 pub mod model_service;
 pub mod netns;
 pub mod network;
+mod observe;
+mod paper;
 pub mod plot;
 pub mod process;
 mod progress;

@@ -76,7 +76,11 @@ async fn serve(arguments: &ModelServiceArgs) -> Result<()> {
     }
 }
 
-async fn answer(mut stream: TcpStream, admit: impl Fn(Instant) -> Instant, response: &[u8]) -> std::io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    admit: impl Fn(Instant) -> Instant,
+    response: &[u8],
+) -> std::io::Result<()> {
     let mut received = Vec::with_capacity(512);
     loop {
         let end = received.windows(END_OF_HEAD.len()).position(|window| window == END_OF_HEAD);

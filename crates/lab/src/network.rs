@@ -166,7 +166,13 @@ impl Network {
         self.control.ip(&["route", "add", "10.0.0.0/16", "via", "10.0.0.254"])
     }
 
-    fn connect_edge(&self, edge: &EdgeNetwork, settings: &Edge, topology: &Topology, delay: Delay) -> Result<()> {
+    fn connect_edge(
+        &self,
+        edge: &EdgeNetwork,
+        settings: &Edge,
+        topology: &Topology,
+        delay: Delay,
+    ) -> Result<()> {
         let (at_core, rloc) = (edge.core_address(), format!("{}/24", edge.rloc));
         let core_name = edge.core_interface();
         let core = End { netns: &self.core, name: &core_name, address: Some(&at_core) };
@@ -182,7 +188,11 @@ impl Network {
             }
             Delay::DelayLine => {
                 for (end, name) in [(core, edge.line_ends().0), (gateway, edge.line_ends().1)] {
-                    link::veth(end, End { netns: &self.line, name: &name, address: None }, topology.underlay_mtu)?;
+                    link::veth(
+                        end,
+                        End { netns: &self.line, name: &name, address: None },
+                        topology.underlay_mtu,
+                    )?;
                     link::offloads_off(end.netns, end.name)?;
                     link::offloads_off(&self.line, &name)?;
                 }

@@ -48,7 +48,8 @@ impl Roles<'_> {
             fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
             let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
             let path = self.directory.join(name);
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
             file.write_all(text.as_bytes()).with_context(|| path.display().to_string())?;
         }
         Ok(())
@@ -67,7 +68,9 @@ impl Roles<'_> {
             eid_space: vec![SERVICE_PREFIX.into()],
             ..self.gateway(CLIENT_RLOC, 1, CLIENT_PREFIX, None)
         };
-        self.write(CLIENT_GATEWAY, &format!("{CLIENT_RLOC}:{GATEWAY_PORT}"), |file| file.gateway = Some(gateway))
+        self.write(CLIENT_GATEWAY, &format!("{CLIENT_RLOC}:{GATEWAY_PORT}"), |file| {
+            file.gateway = Some(gateway)
+        })
     }
 
     /// The gateway in front of one edge.
@@ -93,7 +96,7 @@ impl Roles<'_> {
         };
         let site = |name: &str, site_id: u64, prefix: &str| raw::Site {
             name: name.into(),
-            site_id,
+            site_id: Some(site_id),
             key_file: self.file(KEY_FILE),
             eid_prefixes: vec![raw::SitePrefix { prefix: prefix.into(), ..raw::SitePrefix::default() }],
             ..raw::Site::default()
@@ -104,7 +107,9 @@ impl Roles<'_> {
             site: vec![site("clients", 1, CLIENT_PREFIX), site("edges", 2, &self.service_eid())],
             subscriber: vec![subscriber],
         };
-        self.write("mapserver", &format!("{CONTROL}:{MAPSERVER_PORT}"), |file| file.mapserver = Some(mapserver))
+        self.write("mapserver", &format!("{CONTROL}:{MAPSERVER_PORT}"), |file| {
+            file.mapserver = Some(mapserver)
+        })
     }
 
     /// The controller.
@@ -133,7 +138,9 @@ impl Roles<'_> {
             },
             service: vec![service],
         };
-        self.write("controller", &format!("{CONTROL}:{CONTROLLER_PORT}"), |file| file.controller = Some(controller))
+        self.write("controller", &format!("{CONTROL}:{CONTROLLER_PORT}"), |file| {
+            file.controller = Some(controller)
+        })
     }
 
     /// EID-prefix of the service.
@@ -166,7 +173,13 @@ impl Roles<'_> {
         }
     }
 
-    fn gateway(&self, rloc: Ipv4Addr, number: usize, prefix: &str, next_hop: Option<Ipv4Addr>) -> raw::Gateway {
+    fn gateway(
+        &self,
+        rloc: Ipv4Addr,
+        number: usize,
+        prefix: &str,
+        next_hop: Option<Ipv4Addr>,
+    ) -> raw::Gateway {
         let interface = |name: &str, role| raw::Interface { name: name.into(), role, instance_id: 0 };
         let site_id = if number == 1 { 1 } else { 2 };
         raw::Gateway {
@@ -227,10 +240,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let topology = Topology::parse(PAPER, true).unwrap();
         let network = Network::new("t", &topology);
-        let roles =
-            Roles { id: "t", topology: &topology, network: &network, directory: directory.path(), log_level: "info" };
+        let roles = Roles {
+            id: "t",
+            topology: &topology,
+            network: &network,
+            directory: directory.path(),
+            log_level: "info",
+        };
         roles.write_secrets().unwrap();
-        let mut files = vec![roles.client_gateway().unwrap(), roles.mapserver().unwrap(), roles.controller().unwrap()];
+        let mut files =
+            vec![roles.client_gateway().unwrap(), roles.mapserver().unwrap(), roles.controller().unwrap()];
         files.extend((0..3).map(|index| roles.edge_gateway(index).unwrap()));
         for file in files {
             if let Err(error) = node::config::Config::load(&file) {

@@ -14,7 +14,12 @@ use crate::topology::{Service, ServiceKind, Topology};
 pub const PROMETHEUS_PORT: u16 = 9090;
 
 /// The command that serves at one edge. `service_time` is the model's; nginx is slowed down by its cgroup.
-pub fn edge_command(service: &Service, edge: &str, directory: &Path, service_time: Duration) -> Result<Command> {
+pub fn edge_command(
+    service: &Service,
+    edge: &str,
+    directory: &Path,
+    service_time: Duration,
+) -> Result<Command> {
     match service.kind {
         ServiceKind::Nginx => nginx(service, edge, directory),
         ServiceKind::Model => {
@@ -49,7 +54,8 @@ fn nginx(service: &Service, edge: &str, directory: &Path) -> Result<Command> {
 pub(crate) fn page(edge: &str, bytes: usize) -> String {
     let (head, tail) = (format!("<!doctype html><title>{edge}</title><p>"), "</p>\n");
     let filling = "weir ".chars().cycle();
-    let body: String = head.chars().chain(filling.take(bytes.saturating_sub(head.len() + tail.len()))).collect();
+    let body: String =
+        head.chars().chain(filling.take(bytes.saturating_sub(head.len() + tail.len()))).collect();
     (body + tail).chars().take(bytes).collect()
 }
 
@@ -145,7 +151,8 @@ pub fn gateways(network: &Network, topology: &Topology) -> Vec<(String, String)>
     let port = crate::roles::GATEWAY_PORT;
     let client = ("client-gateway".to_owned(), format!("{}:{port}", crate::network::CLIENT_RLOC));
     let edges = network.edges.iter().zip(&topology.edges);
-    let edges = edges.map(|(edge, settings)| (format!("{}-gateway", settings.name), format!("{}:{port}", edge.rloc)));
+    let edges =
+        edges.map(|(edge, settings)| (format!("{}-gateway", settings.name), format!("{}:{port}", edge.rloc)));
     std::iter::once(client).chain(edges).collect()
 }
 
@@ -165,6 +172,9 @@ mod tests {
         let gateways = [("client-gateway".to_owned(), "10.0.1.1:9341".to_owned())];
         let text = prometheus_config(Duration::from_millis(200), &gateways);
         assert!(text.contains("scrape_interval: 200ms"), "{text}");
-        assert!(text.contains("- targets: ['10.0.1.1:9341']\n    labels: {instance: 'client-gateway'}"), "{text}");
+        assert!(
+            text.contains("- targets: ['10.0.1.1:9341']\n    labels: {instance: 'client-gateway'}"),
+            "{text}"
+        );
     }
 }
