@@ -13,7 +13,7 @@ use crate::model_service::{self, ModelServiceArgs};
 use crate::progress::Progress;
 use crate::state::DIRECTORY;
 use crate::topology::{ServiceKind, Topology};
-use crate::{down, interrupt, load, paper, report};
+use crate::{bench, down, interrupt, load, paper, report};
 
 /// The commands under `weir lab`.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -24,6 +24,8 @@ pub enum LabCommand {
     Up(UpArgs),
     /// Take down what `up`, a crash or a power cut left
     Down(DownArgs),
+    /// Measure data path and control path beside their references
+    Bench(bench::Args),
     /// Hold frames between pairs of interfaces
     #[command(hide = true)]
     DelayLine(DelayLineArgs),
@@ -98,6 +100,7 @@ pub fn run(command: LabCommand) -> Result<()> {
             up(&arguments)
         }
         LabCommand::Down(arguments) => down::down(arguments.id.as_deref()),
+        LabCommand::Bench(arguments) => bench::run(&arguments),
         LabCommand::DelayLine(arguments) => delay_line::run(&arguments),
         LabCommand::Load(arguments) => load::run(&arguments),
         LabCommand::ModelService(arguments) => model_service::run(&arguments),
