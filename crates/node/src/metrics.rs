@@ -57,6 +57,7 @@ pub fn reference() -> Registry {
     crate::http::describe(&mut registry);
     crate::mapserver::describe(&mut registry);
     crate::controller::describe(&mut registry);
+    crate::gateway::describe(&mut registry);
     registry
 }
 

@@ -11,21 +11,14 @@ impl Resource {
     /// Keys that are shown, in order.
     const fn columns(self) -> &'static [&'static str] {
         match self {
-            Self::Mappings => &["eid", "instance_id", "state", "action", "locators", "expires_in_seconds"],
-            Self::Flows => &[
-                "instance_id",
-                "source",
-                "source_port",
-                "destination",
-                "destination_port",
-                "protocol",
-                "locator",
-                "idle_seconds",
-            ],
+            Self::Mappings => {
+                &["eid", "instance_id", "action", "origin", "locators", "expires_in_s", "stale"]
+            }
+            Self::Flows => &["instance_id", "source", "destination", "protocol", "rloc", "idle_ms"],
             Self::Load => {
                 &["eid", "instance_id", "flows_per_second", "flows_total", "packets_total", "bytes_total"]
             }
-            Self::Applied => &["eid", "instance_id", "nonce", "applied_at_unix_ns"],
+            Self::Applied => &["applied_at_unix_ns", "eid", "nonce"],
             Self::Status => &["key", "value"],
             Self::Registrations => {
                 &["eid", "instance_id", "site", "xtr_id", "locators", "expires_in_seconds"]
@@ -98,16 +91,22 @@ fn number_cell(key: &str, number: &serde_json::Number, now: u64) -> String {
 /// A locator, an edge or a measurement in a few words.
 fn object_cell(object: &Value) -> String {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
-    let weight = object.get("weight").and_then(Value::as_u64);
-    if let Some(rloc) = text("rloc").or_else(|| text("address")) {
-        let name = text("name").unwrap_or(rloc);
-        let weight = weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
-        return match object.get("priority").and_then(Value::as_u64) {
-            Some(priority) => format!("{name} p{priority} w{weight}"),
-            None => format!("{name} w{weight}"),
-        };
+    let Some(rloc) = text("rloc") else {
+        return text("words").map_or_else(|| object.to_string(), str::to_owned);
+    };
+    let mut words = text("name").unwrap_or(rloc).to_owned();
+    for (key, letter) in [("priority", 'p'), ("weight", 'w')] {
+        if let Some(number) = object.get(key).and_then(Value::as_u64) {
+            let _ = write!(words, " {letter}{number}");
+        }
     }
-    text("words").map_or_else(|| object.to_string(), str::to_owned)
+    if let Some(share) = object.get("share").and_then(Value::as_f64) {
+        let _ = write!(words, " {:.1} %", share * 100.0);
+    }
+    if object.get("usable") == Some(&Value::Bool(false)) {
+        words.push_str(" down");
+    }
+    words
 }
 
 fn age(nanos: u64) -> String {
@@ -156,6 +155,19 @@ EID            INSTANCE  GATEWAY         LOCATORS
 10.100.0.0/16  7         client-gateway
 ";
         assert_eq!(render(Resource::Weights, &answer), expected);
+    }
+
+    #[test]
+    fn mappings_show_shares_and_what_is_down() {
+        let answer = json!([{"eid": "10.100.0.1/32", "instance_id": 0, "action": "encapsulate", "origin": "subscription",
+            "stale": false, "locators": [
+                {"rloc": "10.0.2.1", "priority": 1, "weight": 70, "usable": true, "share": 1.0},
+                {"rloc": "10.0.3.1", "usable": false, "share": 0.0}]}]);
+        let expected = "\
+EID            INSTANCE  ACTION       ORIGIN        LOCATORS                                         EXPIRES IN S  STALE
+10.100.0.1/32  0         encapsulate  subscription  10.0.2.1 p1 w70 100.0 %, 10.0.3.1 0.0 % down  -             no
+";
+        assert_eq!(render(Resource::Mappings, &answer), expected);
     }
 
     #[test]

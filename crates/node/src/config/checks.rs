@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use codec::IpPrefix;
-use lisp::wire::{EidPrefix, InstanceId, SiteId, XtrId, XtrIdentity};
+use lisp::wire::{CONTROL_PORT, EidPrefix, InstanceId, SiteId, XtrId, XtrIdentity};
 
 use super::{Algorithm, Problem, Secret, SharedKey};
 
@@ -135,6 +135,12 @@ impl Checks {
             return Some(SocketAddr::new(address, port));
         }
         self.parse(path, text, "ADDRESS or ADDRESS:PORT, e.g. 10.0.0.10 or [2001:db8::1]:4342")
+    }
+
+    /// A LISP node that messages are sent to; RFC 9301 §4.2 leaves no choice of the port.
+    pub(super) fn control_port(&mut self, path: &str, text: &str) -> Option<SocketAddr> {
+        let address = self.unicast(path, text)?;
+        Some(SocketAddr::new(address, CONTROL_PORT))
     }
 
     pub(super) fn duration(

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lisp::wire::{CONTROL_PORT, EidPrefix, InstanceId, XtrIdentity};
+use lisp::wire::{EidPrefix, InstanceId, XtrIdentity};
 
 use super::checks::Checks;
 use super::{Hook, InterfaceRole, OnStop, SharedKey, raw, transpose};
@@ -95,7 +95,7 @@ impl Checks {
         let identity = self.identity("gateway", &gateway.xtr_id, gateway.site_id);
         let rlocs = self.each("gateway.rlocs", gateway.rlocs, |c, path, text| c.unicast(path, &text));
         let map_resolvers = self.each("gateway.map_resolvers", gateway.map_resolvers, |c, path, text| {
-            c.endpoint(path, &text, CONTROL_PORT)
+            c.control_port(path, &text)
         });
         let eid_space =
             self.each("gateway.eid_space", gateway.eid_space, |c, path, text| c.eid_text(path, &text));
@@ -147,7 +147,7 @@ impl Checks {
     }
 
     fn map_server_peer(&mut self, path: &str, peer: raw::GatewayMapServer) -> Option<MapServerPeer> {
-        let address = self.endpoint(&format!("{path}.address"), &peer.address, CONTROL_PORT);
+        let address = self.control_port(&format!("{path}.address"), &peer.address);
         let key = self.shared_key(path, peer.key_id, peer.algorithm, &peer.key_file);
         Some(MapServerPeer { address: address?, key: key?, proxy_reply: peer.proxy_reply })
     }

@@ -152,7 +152,7 @@ section! {
         xtr_id: String = String::new(),
         /// Site of the xTR.
         site_id: u64 = 0,
-        /// Map-Resolvers, `ADDRESS` or `ADDRESS:PORT`. Required with `eid_space` or `subscribe`.
+        /// Addresses of Map-Resolvers. Required with `eid_space` or `subscribe`.
         map_resolvers: Vec<String> = Vec::new(),
         /// Destinations that LISP handles, `PREFIX` or `[INSTANCE]PREFIX`; all others go to the stack.
         eid_space: Vec<String> = Vec::new(),
@@ -183,7 +183,7 @@ section! {
     "[[gateway.map_server]]"
     /// A Map-Server that the gateway's EID-prefixes are registered with.
     GatewayMapServer {
-        /// Required. `ADDRESS` or `ADDRESS:PORT`.
+        /// Required. Its address.
         address: String = String::new(),
         /// Number of the shared key.
         key_id: u8 = 0,

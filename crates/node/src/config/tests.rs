@@ -24,7 +24,7 @@ token_file = "token"
 rlocs = ["10.0.1.1", "2001:db8::1"]
 xtr_id = "000102030405060708090a0b0c0d0e0f"
 site_id = 1
-map_resolvers = ["10.0.0.10", "[2001:db8::10]:4400"]
+map_resolvers = ["10.0.0.10", "2001:db8::10"]
 eid_space = ["10.100.0.0/16", "[7]10.200.0.0/16"]
 subscribe = ["10.100.0.1/32"]
 flow_idle = "1m"
@@ -97,7 +97,7 @@ fn every_role_is_read() {
     assert!(gateway.http.token.unwrap().matches(b"0123456789abcdef"));
     let gateway = gateway.gateway.unwrap();
     assert_eq!(gateway.map_resolvers[0], "10.0.0.10:4342".parse().unwrap());
-    assert_eq!(gateway.map_resolvers[1], "[2001:db8::10]:4400".parse().unwrap());
+    assert_eq!(gateway.map_resolvers[1], "[2001:db8::10]:4342".parse().unwrap());
     assert_eq!(gateway.eid_space[1].instance_id.0, 7);
     assert_eq!(gateway.identity.xtr_id.0[15], 15);
     assert_eq!(gateway.pubsub.unwrap().lisp().algorithm().id(), 2);
@@ -154,10 +154,10 @@ fn gateway_refusals() {
             ("0d0e0f", "0d0e0", "gateway.xtr_id", "32 hexadecimal"),
             ("site_id = 1", "site_id = -1", "gateway.site_id", "expected a whole number"),
             (
-                "\"10.0.0.10\", \"[",
-                "\"10.0.0.x\", \"[",
+                "\"10.0.0.10\", \"2",
+                "\"10.0.0.10:4343\", \"2",
                 "gateway.map_resolvers[0]",
-                "ADDRESS or ADDRESS:PORT",
+                "not an IP address",
             ),
             ("\"10.100.0.0/16\"", "\"10.100.0.0/33\"", "gateway.eid_space[0]", "longer than the 32 bits"),
             ("\"10.100.0.0/16\"", "\"10.101.0.0/16\"", "gateway.subscribe[0]", "outside gateway.eid_space"),

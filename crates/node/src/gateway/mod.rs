@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use dataplane::Dataplane;
 use lisp::xtr::Xtr;
+use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -83,6 +84,11 @@ pub async fn start(config: config::Gateway, setup: &mut Setup<'_>) -> Result<Run
     };
     let api = api::router(api::Api { shared, queries: sender, flows });
     Ok(Running { api, task: tokio::spawn(shell.run()) })
+}
+
+/// Registers the role's metrics for the reference.
+pub(crate) fn describe(registry: &mut Registry) {
+    metrics::register(registry, Arc::default());
 }
 
 /// Nonces that count on from the wall clock need it to the second only.

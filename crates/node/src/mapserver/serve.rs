@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
-use lisp::machine::Transmit;
+use lisp::machine::{Counter, Transmit};
 use lisp::map_server::{Event, MapServer, Output};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -113,6 +113,7 @@ impl Shell {
             let datagram = &buffer[..length];
             self.metrics.received(datagram);
             if let Err(error) = self.machine.handle_datagram(self.clock.now(), from, datagram) {
+                self.metrics.reason(Counter::Malformed);
                 tracing::debug!(%from, %error, "not a LISP control message");
             }
             self.act(socket);

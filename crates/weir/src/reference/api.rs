@@ -1,9 +1,14 @@
 //! `docs/reference/api.md`: every route with an example made from the type that it answers with.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
 use node::address::Prefix;
 use node::controller::{DecisionView, EdgeView, MeasurementView, ServiceView};
+use node::gateway::body::{
+    AppliedBody, FlowBody, LoadBody, LocatorBody, MapServerBody, MappingBody, ProbedBody, StatusBody,
+    SubscriptionBody,
+};
 use node::http::{ConditionBody, ErrorBody, ReadinessBody};
 use node::mapserver::api::{
     Locator, Publication, RegisteredLocator, Registration, Subscription, Weights, WeightsKey,
@@ -105,7 +110,73 @@ fn all() -> Vec<Route> {
 }
 
 fn gateway() -> Vec<Route> {
-    Vec::new()
+    let load = LoadBody {
+        eid: "10.100.0.1/32".into(),
+        instance_id: 0,
+        flows_total: 51_200,
+        flows_per_second: Some(498.0),
+        packets_total: 512_000,
+        bytes_total: 240_000_000,
+        measured_at_unix_ns: AT,
+    };
+    let applied = AppliedBody { nonce: 7, eid: "10.100.0.1/32".into(), applied_at_unix_ns: AT + 300_000 };
+    vec![
+        Route::get("/v1/mappings", "The map-cache as the data path has it.", [mapping()]),
+        Route::get("/v1/flows?limit=", "Flows and their locators; 100 unless told otherwise.", [flow()]),
+        Route::get("/v1/load", "Offered load per EID-prefix, in front of the split.", [load]),
+        Route::get("/v1/applied", "The latest publications and when the data path had them.", [applied]),
+        Route::get("/v1/status", "Hook, map servers, subscriptions, probes.", status()),
+    ]
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn mapping() -> MappingBody {
+    let locator = LocatorBody {
+        rloc: address("10.0.2.1"),
+        priority: Some(1),
+        weight: Some(255),
+        usable: true,
+        share: 1.0,
+    };
+    MappingBody {
+        instance_id: 0,
+        eid: "10.100.0.1/32".into(),
+        action: "encapsulate".into(),
+        origin: "subscription".into(),
+        expires_in_s: None,
+        stale: false,
+        locators: vec![locator],
+    }
+}
+
+fn flow() -> FlowBody {
+    FlowBody {
+        instance_id: 0,
+        source: SocketAddr::new(address("10.200.0.2"), 40_000),
+        destination: SocketAddr::new(address("10.100.0.1"), 80),
+        protocol: 6,
+        rloc: Some(address("10.0.2.1")),
+        idle_ms: 12,
+    }
+}
+
+fn status() -> StatusBody {
+    let subscription =
+        SubscriptionBody { eid: "10.100.0.1/32".into(), instance_id: 0, active: true, nonce: 7 };
+    StatusBody {
+        hook: "tc".into(),
+        hook_reason: "auto: the interfaces are veth".into(),
+        rlocs: vec![address("10.0.1.1")],
+        map_cache_entries: 1,
+        unconfirmed: Vec::new(),
+        held_packets: 0,
+        map_servers: vec![MapServerBody { address: address("10.0.0.10"), confirmed_ms_ago: Some(1200) }],
+        subscriptions: vec![subscription],
+        locators: vec![ProbedBody { rloc: address("10.0.2.1"), up: true, rtt_ms: Some(40.2), misses: 0 }],
+    }
 }
 
 fn prefix() -> Prefix {
@@ -116,7 +187,7 @@ const XTR_ID: &str = "000102030405060708090a0b0c0d0e0f";
 const AT: u64 = 1_790_000_000_000_000_000;
 
 fn mapserver() -> Vec<Route> {
-    let rloc = "10.0.2.1".parse().expect("an address");
+    let rloc = address("10.0.2.1");
     let weights = Weights {
         eid: prefix(),
         instance_id: 0,
@@ -154,7 +225,7 @@ fn mapserver() -> Vec<Route> {
 }
 
 fn registration() -> Registration {
-    let rloc = "10.0.2.1".parse().expect("an address");
+    let rloc = address("10.0.2.1");
     Registration {
         eid: prefix(),
         instance_id: 0,
@@ -178,7 +249,7 @@ fn subscription() -> Subscription {
         site_id: 1,
         eid: prefix(),
         instance_id: 0,
-        itr_rlocs: vec!["10.0.1.1".parse().expect("an address")],
+        itr_rlocs: vec![address("10.0.1.1")],
         nonce: 7,
         unacknowledged: false,
         rtt_ms: Some(0.4),
@@ -243,7 +314,7 @@ fn decision() -> DecisionView {
         dead_band: 0.01,
         edges: vec![EdgeView {
             name: "edge1".into(),
-            rloc: "10.0.2.1".parse().expect("an address"),
+            rloc: address("10.0.2.1"),
             capacity: 400.0,
             in_force: Some(1.0),
             target: Some(0.8),
