@@ -7,6 +7,7 @@ use axum::Router;
 use futures_util::future::select_all;
 use thiserror::Error;
 use tokio::task::JoinHandle;
+use tokio::time::Interval;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -70,9 +71,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let manager = ServiceManager::from_environment();
     let started = start(config, shutdown).await?;
     manager.notify("READY=1");
-    let result = supervise(started, &trigger, &manager).await;
-    manager.notify("STOPPING=1");
-    result
+    supervise(started, &trigger, &manager).await
 }
 
 /// A role's name and its work.
@@ -90,6 +89,7 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
     let address = config.http.listen;
     let listen = |source| RunError::Listen { address, source };
     let server = Server::bind(config.http.clone(), &mut registry).await.map_err(listen)?;
+    let bound = server.local_addr().map_err(listen)?;
     let setup = Setup {
         node: &config.node,
         registry: &mut registry,
@@ -99,7 +99,7 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
         clock: Clock::start(),
     };
     let (api, tasks) = start_roles(&config, setup).await?;
-    tracing::info!(node = config.node.name, api = %address, "started");
+    tracing::info!(node = config.node.name, api = %bound, "started");
     let server = tokio::spawn(server.serve(api, registry, readiness, shutdown));
     Ok(Started { tasks, server })
 }
@@ -128,6 +128,7 @@ async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, V
 async fn supervise(started: Started, trigger: &Trigger, manager: &ServiceManager) -> Result<(), RunError> {
     let Started { mut tasks, server } = started;
     let result = first_end(&mut tasks, manager).await;
+    manager.notify("STOPPING=1");
     trigger.request();
     let stopped = stop(tasks).await;
     let _ = server.await;
@@ -137,7 +138,7 @@ async fn supervise(started: Started, trigger: &Trigger, manager: &ServiceManager
 async fn first_end(tasks: &mut Vec<Task>, manager: &ServiceManager) -> Result<(), RunError> {
     let signal = terminated();
     tokio::pin!(signal);
-    let mut watchdog = tokio::time::interval(manager.watchdog().unwrap_or(Duration::from_secs(3600)));
+    let mut watchdog = manager.watchdog().map(tokio::time::interval);
     loop {
         let ends = select_all(tasks.iter_mut().map(|(_, task)| task));
         tokio::select! {
@@ -150,8 +151,16 @@ async fn first_end(tasks: &mut Vec<Task>, manager: &ServiceManager) -> Result<()
                 let (role, _) = tasks.remove(index);
                 return Err(RunError::Ended { role, source: reason(ended) });
             }
-            _ = watchdog.tick() => manager.notify("WATCHDOG=1"),
+            () = tick(watchdog.as_mut()) => manager.notify("WATCHDOG=1"),
         }
+    }
+}
+
+/// Never without a watchdog.
+async fn tick(watchdog: Option<&mut Interval>) {
+    match watchdog {
+        Some(watchdog) => drop(watchdog.tick().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -45,7 +45,7 @@ impl Resource {
 pub(crate) fn get(args: &GetArgs) -> anyhow::Result<()> {
     let limit = args.limit.map(|limit| ("limit", limit.to_string()));
     let answer = ask(&args.client, args.resource.path(), limit.as_slice())
-        .with_context(|| format!("{} are asked of a {}", args.resource.path(), args.resource.role()))?;
+        .with_context(|| format!("{} is asked of a {}", args.resource.path(), args.resource.role()))?;
     print(&match args.client.output {
         Form::Json => pretty(&answer)?,
         Form::Table => table::render(args.resource, &answer),

@@ -164,7 +164,7 @@ EID            INSTANCE  GATEWAY         LOCATORS
                 {"rloc": "10.0.2.1", "priority": 1, "weight": 70, "usable": true, "share": 1.0},
                 {"rloc": "10.0.3.1", "usable": false, "share": 0.0}]}]);
         let expected = "\
-EID            INSTANCE  ACTION       ORIGIN        LOCATORS                                         EXPIRES IN S  STALE
+EID            INSTANCE  ACTION       ORIGIN        LOCATORS                                      EXPIRES IN S  STALE
 10.100.0.1/32  0         encapsulate  subscription  10.0.2.1 p1 w70 100.0 %, 10.0.3.1 0.0 % down  -             no
 ";
         assert_eq!(render(Resource::Mappings, &answer), expected);

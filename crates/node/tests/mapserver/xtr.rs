@@ -108,13 +108,13 @@ async fn run(
                 Output::Persist(_) | Output::Event(_) | Output::Counter(_) => {}
             }
         }
-        let due = xtr.poll_timeout().map_or(clock.deadline(clock.now()) + PATIENCE, |at| clock.deadline(at));
+        let due = xtr.poll_timeout().unwrap_or_else(|| clock.now() + PATIENCE);
         tokio::select! {
             received = socket.recv_from(&mut buffer) => {
                 let (length, from) = received.unwrap();
                 xtr.handle_datagram(clock.now(), from, &buffer[..length]).unwrap();
             }
-            () = tokio::time::sleep_until(due) => xtr.handle_timeout(clock.now()),
+            () = tokio::time::sleep_until(clock.deadline(due)) => xtr.handle_timeout(clock.now()),
             Some(command) = commands.recv() => xtr.handle_command(clock.now(), command),
         }
     }
