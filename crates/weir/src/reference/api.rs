@@ -114,7 +114,7 @@ fn gateway() -> Vec<Route> {
         eid: "10.100.0.1/32".into(),
         instance_id: 0,
         flows_total: 51_200,
-        flows_per_second: Some(498.0),
+        flows_per_second: 498.0,
         packets_total: 512_000,
         bytes_total: 240_000_000,
         measured_at_unix_ns: AT,
