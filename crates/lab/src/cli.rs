@@ -100,7 +100,10 @@ pub fn run(command: LabCommand) -> Result<()> {
             up(&arguments)
         }
         LabCommand::Down(arguments) => down::down(arguments.id.as_deref()),
-        LabCommand::Bench(arguments) => bench::run(&arguments),
+        LabCommand::Bench(arguments) => {
+            interrupt::catch();
+            bench::run(&arguments)
+        }
         LabCommand::DelayLine(arguments) => delay_line::run(&arguments),
         LabCommand::Load(arguments) => load::run(&arguments),
         LabCommand::ModelService(arguments) => model_service::run(&arguments),

@@ -16,7 +16,9 @@ use lisp::wire::{
 };
 use zeroize::Zeroizing;
 
+use super::path::{name, remove_leftovers};
 use super::row::Row;
+use crate::interrupt;
 use crate::netns::Netns;
 use crate::stats::median;
 
@@ -40,6 +42,7 @@ pub(super) fn rows(rounds: usize) -> Result<Vec<Row>> {
     let mut bench = ControlBench::new()?;
     let mut figures: [Vec<f64>; 4] = Default::default();
     for _ in 0..rounds {
+        interrupt::check()?;
         let registers = bench.registers(0..MESSAGES)?;
         figures[0].push(bench.machine_rate(&registers, MessageType::MapNotify)?);
         let requests = requests()?;
@@ -67,9 +70,8 @@ struct Loopback(Netns);
 
 impl Loopback {
     fn create() -> Result<Self> {
-        const NAME: &str = "weir-bench-control";
-        Netns::existing(NAME).delete()?;
-        let loopback = Self(Netns::create(NAME)?);
+        remove_leftovers()?;
+        let loopback = Self(Netns::create(&name("control"))?);
         for address in [SERVER, CLIENT] {
             loopback.0.ip(&["address", "add", &format!("{}/32", address.ip()), "dev", "lo"])?;
         }

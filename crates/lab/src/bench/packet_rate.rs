@@ -14,6 +14,7 @@ use dataplane::object::{load_bench, load_program};
 use super::overlay::{Hook, Overlay, attach};
 use super::path::{BenchPath, C0, CLIENT, I0, S0, SERVER, ifindex};
 use super::row::Row;
+use crate::interrupt;
 
 /// What the path does without weir.
 pub(super) const ROUTING: &str = "plain routing, same path and rounds";
@@ -32,6 +33,7 @@ pub(super) fn rows(path: &BenchPath, rounds: usize, bursts: u32) -> Result<Vec<R
     let mut routing = Vec::new();
     let mut hooks = [(Hook::Tc, Vec::new()), (Hook::Xdp, Vec::new())];
     for _ in 0..rounds {
+        interrupt::check()?;
         routing.push(rig.rate(bursts).context("plain routing")?);
         for (hook, rates) in &mut hooks {
             let overlay = Overlay::attach(path, *hook)?;

@@ -1,6 +1,8 @@
 //! The path that is measured: client, ITR, ETR and server in a row, on direct veth links.
 
 use std::ffi::CString;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -42,13 +44,11 @@ pub(super) const E0: Port = port("e0", 5);
 pub(super) const S0: Port = port("s0", 6);
 
 impl BenchPath {
-    /// Builds it; what an earlier bench that was killed left behind goes first.
+    /// Builds it.
     pub(super) fn build() -> Result<Self> {
-        let names = ["weir-bench-client", "weir-bench-itr", "weir-bench-etr", "weir-bench-server"];
-        for name in names {
-            Netns::existing(name).delete()?;
-        }
-        let [client, itr, etr, server] = names.map(Netns::create);
+        remove_leftovers()?;
+        let [client, itr, etr, server] =
+            ["client", "itr", "etr", "server"].map(|role| Netns::create(&name(role)));
         let path = Self { client: client?, itr: itr?, etr: etr?, server: server? };
         path.link((&path.client, C0, "10.200.0.1/24"), (&path.itr, I0, "10.200.0.254/24"), EDGE_MTU)?;
         path.link((&path.itr, I1, "10.0.1.1/24"), (&path.etr, E1, "10.0.1.2/24"), CORE_MTU)?;
@@ -103,6 +103,26 @@ impl Drop for BenchPath {
             }
         }
     }
+}
+
+const PREFIX: &str = "weir-bench-";
+
+/// Name of a namespace of this process.
+pub(super) fn name(role: &str) -> String {
+    format!("{PREFIX}{}-{role}", std::process::id())
+}
+
+/// Deletes the namespaces of benches that were killed.
+pub(super) fn remove_leftovers() -> Result<()> {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            Netns::existing(&name).delete()?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns an offload of an interface on or off.

@@ -3,12 +3,13 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::overlay::{Hook, Overlay};
 use super::packet_rate::ROUTING;
 use super::path::BenchPath;
 use super::row::Row;
+use crate::interrupt;
 use crate::netns::Netns;
 
 /// One row, from `rounds` rounds of `seconds` each.
@@ -17,6 +18,7 @@ pub(super) fn row(path: &BenchPath, rounds: usize, seconds: u32) -> Result<Row> 
     let mut routing = Vec::new();
     let mut overlay = Vec::new();
     for round in 0..rounds {
+        interrupt::check()?;
         // The order changes, so that neither always comes first after a pause.
         for encapsulated in [round % 2 == 1, round % 2 == 0] {
             if encapsulated {
@@ -72,11 +74,20 @@ impl Drop for Server {
 
 /// Received Gbit/s of one stream from the client to the server.
 fn throughput(client: &Netns, seconds: u32) -> Result<f64> {
-    let output = client.run(|| {
+    let mut iperf = client.run(|| {
         let mut command = Command::new("iperf3");
         command.args(["-c", "10.100.0.1", "-J", "--connect-timeout", "3000", "-t", &seconds.to_string()]);
-        command.stdin(Stdio::null()).output().context("iperf3 cannot be started: is it installed?")
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.spawn().context("iperf3 cannot be started: is it installed?")
     })?;
+    // A path that breaks under it leaves iperf3 waiting for ever. Its report fits the pipe.
+    let limit = Duration::from_secs(u64::from(seconds) + 15);
+    let ended = interrupt::wait(limit, || Ok(iperf.try_wait()?.is_some()));
+    if !matches!(ended, Ok(true)) {
+        let _ = iperf.kill();
+    }
+    let output = iperf.wait_with_output()?;
+    ensure!(ended?, "iperf3 did not end in {} s", limit.as_secs());
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).context("iperf3's report")?;
     let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
     rate.map(|rate| rate / 1e9).with_context(|| format!("iperf3: {}", report["error"]))
