@@ -16,7 +16,7 @@ use crate::wire::{Action, EidPrefix, EidRecord, InstanceId, LocatorRecord};
 pub struct MapCacheConfig {
     /// Mappings in all.
     pub max_entries: usize,
-    /// Negative mappings: a scan over unused EIDs evicts its own traces only.
+    /// Negative mappings that were asked for: a scan over unused EIDs evicts its own traces only.
     pub max_negative: usize,
     /// Longer TTLs are cut to this; also keeps minutes times 60 from overflowing.
     pub max_ttl: Duration,
@@ -75,6 +75,10 @@ impl Mapping {
     #[must_use]
     pub const fn is_negative(&self) -> bool {
         self.locators.is_empty()
+    }
+
+    fn is_pulled_negative(&self) -> bool {
+        self.is_negative() && self.origin == Origin::Request
     }
 
     fn in_use(&self, now: Instant, idle: Duration) -> bool {
@@ -182,7 +186,8 @@ impl MapCache {
         if locators.is_empty() && !record.locators.is_empty() {
             return Insertion::NoUsableLocator;
         }
-        if self.mappings.get(&eid).is_none() && !self.make_room(now, locators.is_empty(), evicted) {
+        let pulled_negative = locators.is_empty() && origin == Origin::Request;
+        if !self.make_room(now, &eid, pulled_negative, evicted) {
             return Insertion::Full;
         }
         let expires_at = self.expiry(now, &eid, record.ttl);
@@ -215,13 +220,18 @@ impl MapCache {
         }
     }
 
-    /// A publication no longer feeds this mapping: from now on it lives by its TTL.
-    pub fn release(&mut self, now: Instant, eid: &EidPrefix) {
-        let Some(mut mapping) = self.take(eid) else { return };
+    /// A publication no longer feeds this mapping: from now on it lives by its TTL. A negative one is asked for again
+    /// instead of counting as one that was; whether it was removed for that.
+    pub fn release(&mut self, now: Instant, eid: &EidPrefix) -> bool {
+        let Some(mut mapping) = self.take(eid) else { return false };
+        if mapping.is_negative() && mapping.origin == Origin::Subscription {
+            return true;
+        }
         mapping.origin = Origin::Request;
         mapping.expires_at = mapping.expires_at.max(now);
         mapping.wake_at = refresh_at(now, mapping.expires_at);
         self.put(*eid, mapping);
+        false
     }
 
     /// When [`take_due`](Self::take_due) has something next.
@@ -279,17 +289,26 @@ impl MapCache {
         live.fold(now + ttl, Instant::min)
     }
 
-    fn make_room(&mut self, now: Instant, negative: bool, evicted: &mut Vec<EidPrefix>) -> bool {
-        let victim = if negative && self.negative >= self.config.max_negative {
-            self.victim(now, true)
-        } else if self.len() >= self.config.max_entries {
-            self.victim(now, true).or_else(|| self.victim(now, false))
-        } else {
-            return true;
-        };
-        let Some(victim) = victim else { return false };
-        self.remove(&victim);
-        evicted.push(victim);
+    fn make_room(
+        &mut self,
+        now: Instant,
+        eid: &EidPrefix,
+        negative: bool,
+        evicted: &mut Vec<EidPrefix>,
+    ) -> bool {
+        let old = self.mappings.get(eid);
+        let (new, was_negative) = (old.is_none(), old.is_some_and(Mapping::is_pulled_negative));
+        while negative && !was_negative && self.negative >= self.config.max_negative {
+            let Some(victim) = self.victim(now, true) else { return false };
+            self.remove(&victim);
+            evicted.push(victim);
+        }
+        if new && self.len() >= self.config.max_entries {
+            let victim = self.victim(now, true).or_else(|| self.victim(now, false));
+            let Some(victim) = victim else { return false };
+            self.remove(&victim);
+            evicted.push(victim);
+        }
         true
     }
 
@@ -309,13 +328,13 @@ impl MapCache {
     fn take(&mut self, eid: &EidPrefix) -> Option<Mapping> {
         let mapping = self.mappings.remove(eid)?;
         self.wakes.remove(&(mapping.wake_at, *eid));
-        self.negative -= usize::from(mapping.is_negative());
+        self.negative -= usize::from(mapping.is_pulled_negative());
         Some(mapping)
     }
 
     fn put(&mut self, eid: EidPrefix, mapping: Mapping) {
         self.wakes.insert((mapping.wake_at, eid));
-        self.negative += usize::from(mapping.is_negative());
+        self.negative += usize::from(mapping.is_pulled_negative());
         self.mappings.insert(eid, mapping);
     }
 }

@@ -1,4 +1,15 @@
 //! Map-Server and Map-Resolver in one (RFC 9301 §8, RFC 9437).
+//!
+//! Where the RFCs leave a choice, or a choice differs from what they recommend:
+//! - A Map-Register is taken whole or not at all: one prefix that the site may not register refuses all of it.
+//! - The same Map-Register again, octet for octet, is acknowledged again and changes nothing (RFC 9301 §5.7).
+//! - Map-Replies are limited by a token bucket per ITR-RLOC instead of one per 3 s (RFC 9301 §5.4).
+//! - An unacknowledged Map-Notify is sent again after a time-out from measured round trips, 1 s without a
+//!   measurement (RFC 8085 §3.1.1), instead of after 3 s; it is given up after the same 51 s as in RFC 9301 §5.7.
+//! - A subscription for a prefix that nobody registered yet, but somebody may, is accepted: the confirmation has
+//!   TTL 0, and the mapping follows when there is one.
+//! - A subscription moves to other ITR-RLOCs when the subscriber acknowledges from there, since the Map-Request that
+//!   names them is not authenticated (RFC 9437 §5 has it move at once).
 
 mod answer;
 mod config;

@@ -1,6 +1,6 @@
 //! Map-Registers (RFC 9301 §5.6, §8.2): authentic, fresh and allowed, in this order, before anything changes.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -231,12 +231,15 @@ impl MapServer {
         removed
     }
 
+    /// All that is over goes before any of it is published, so that no publication names what ends at the same time.
     pub(super) fn expire_registrations(&mut self, now: Instant) {
+        let mut changed = BTreeSet::new();
         while let Some((eid, registrant)) = self.database.registrations.expire_one(now) {
             self.out.persist(registration::saved_key(&eid, &registrant), None);
             self.out.event(Event::Unregistered { eid, registrant, expired: true });
-            self.touch(now, eid);
+            changed.insert(eid);
         }
+        changed.into_iter().for_each(|eid| self.touch(now, eid));
     }
 
     /// RFC 9301 §5.7: the register's fields, with a MAC of its own; sent once per register.

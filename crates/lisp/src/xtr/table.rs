@@ -56,8 +56,9 @@ impl Xtr {
 
     pub(super) fn handle_reply(&mut self, now: Instant, reply: &MapReply) {
         let asked = self.resolver.asked(reply.nonce);
-        let refused = || self.subscriptions.handle_refusal(now, reply.nonce, &mut self.out);
-        let Some(asked) = asked.or_else(refused) else {
+        let refused = asked.is_none();
+        let refusal = || self.subscriptions.handle_refusal(now, reply.nonce, &mut self.out);
+        let Some(asked) = asked.or_else(refusal) else {
             return self.out.count(Counter::UnknownNonce);
         };
         let Some(answer) = reply.records.iter().find(|r| answers(&r.eid, &asked)).map(|r| r.eid) else {
@@ -68,6 +69,10 @@ impl Xtr {
         for record in &reply.records {
             if !covers(&answer, &record.eid) && !covers(&asked, &record.eid) {
                 self.out.count(Counter::WrongEid);
+                continue;
+            }
+            // RFC 9437 §5: a refused subscription says nothing about packets; they are asked about on their own.
+            if refused && record.locators.is_empty() && denies(record.action) {
                 continue;
             }
             let record = self.narrowed(record, &asked);
@@ -125,7 +130,8 @@ impl Xtr {
             Verdict::AcknowledgeAgain => {}
             Verdict::Apply { eid, stale_before } => {
                 for record in &notify.records {
-                    self.apply(now, record, Origin::Subscription, Some(notify.nonce));
+                    let record = self.narrowed(record, &eid);
+                    self.apply(now, &record, Origin::Subscription, Some(notify.nonce));
                     self.resolver.close(&record.eid);
                 }
                 self.sweep(eid, stale_before, notify.nonce);
@@ -150,7 +156,11 @@ impl Xtr {
     /// The mappings of an ended subscription live on by their TTL.
     pub(super) fn release(&mut self, now: Instant, eid: EidPrefix) {
         let fed: Vec<EidPrefix> = self.map_cache.within(eid).map(|(e, _)| e).collect();
-        fed.iter().for_each(|e| self.map_cache.release(now, e));
+        for eid in fed {
+            if self.map_cache.release(now, &eid) {
+                self.removed(eid, None);
+            }
+        }
     }
 
     fn apply(&mut self, now: Instant, record: &EidRecord, origin: Origin, nonce: Option<u64>) {
@@ -232,6 +242,10 @@ impl Xtr {
 
 fn covers(outer: &EidPrefix, inner: &EidPrefix) -> bool {
     outer.instance_id == inner.instance_id && outer.prefix.covers(&inner.prefix)
+}
+
+const fn denies(action: Action) -> bool {
+    matches!(action, Action::DropPolicyDenied | Action::DropAuthFailure)
 }
 
 /// RFC 9301 §5.4: the answer must cover what was asked. A prefix may be answered in parts.

@@ -227,3 +227,65 @@ fn a_foreign_prefix_refuses_the_whole_registration() {
     assert!(world.servers[&SERVER].registrations().is_empty());
     assert!(world.count(SERVER, Counter::EidNotAllowed) > 0);
 }
+
+/// A mapping wider than the EID space would hide behind the space's own entry: the data path would ask for ever.
+#[test]
+fn answers_and_publications_are_narrowed_to_the_eid_space() {
+    let mut world = World::new(41);
+    world.start_server(SERVER, server_config());
+    let wide = eid("10.100.0.0/16");
+    world.start_xtr(EDGES[0], XtrConfig { local_eids: vec![local(wide)], ..edge_config(1) });
+    let space = eid("10.100.0.0/24");
+    for (gateway, config) in [(GATEWAY, gateway_config(11)), (ip(10, 0, 1, 12), gateway_config(12))] {
+        world.start_xtr(gateway, XtrConfig { eid_space: vec![space], ..config });
+    }
+    let puller = ip(10, 0, 1, 13);
+    let config = XtrConfig { eid_space: vec![space], rlocs: vec![puller], ..puller_config() };
+    world.start_xtr(puller, config);
+    world.run(secs(2));
+    world.command(puller, xtr::Command::Resolve { eid: service() });
+    world.run(secs(1));
+    for gateway in [GATEWAY, puller] {
+        assert_eq!(world.gateways[&gateway].table.keys().copied().collect::<Vec<_>>(), [space]);
+    }
+    world.command(EDGES[0], xtr::Command::RemoveLocalEid { eid: wide });
+    world.run(secs(1));
+    assert!(world.gateways[&GATEWAY].table.is_empty());
+}
+
+/// An xTR that may not subscribe still gets mappings by asking.
+#[test]
+fn a_refused_subscription_drops_no_packets() {
+    let mut world = backbone(42);
+    let stranger = lisp::wire::XtrIdentity { site_id: lisp::wire::SiteId(99), ..identity(11) };
+    world.start_xtr(GATEWAY, XtrConfig { identity: stranger, ..gateway_config(11) });
+    world.run(secs(2));
+    assert!(
+        world.gateways[&GATEWAY].events.iter().any(|(_, e)| matches!(e, xtr::Event::NotSubscribed { .. }))
+    );
+    assert!(world.gateways[&GATEWAY].table.is_empty());
+    world.command(GATEWAY, xtr::Command::Resolve { eid: service() });
+    world.run(secs(1));
+    assert_eq!(split(&world, GATEWAY), [(1, 100, true); 3]);
+}
+
+/// IPv6 EIDs over IPv4 locators: the inner header of the request has one family, the EID another.
+#[test]
+fn ipv6_eids_over_ipv4_locators() {
+    let mut world = World::new(43);
+    let mut config = server_config();
+    let space = eid("2001:db8:1::/48");
+    for site in &mut config.sites {
+        site.eid_prefixes.push(lisp::map_server::AllowedPrefix { eid: space, more_specifics: true });
+    }
+    world.start_server(SERVER, config);
+    let service = eid("2001:db8:1::80/128");
+    world.start_xtr(EDGES[0], XtrConfig { local_eids: vec![local(service)], ..edge_config(1) });
+    let config = gateway_config(11);
+    world.start_xtr(GATEWAY, XtrConfig { eid_space: vec![space], subscribe: vec![service], ..config });
+    world.run(secs(2));
+    assert_eq!(world.gateways[&GATEWAY].table[&service].0[0].rloc, EDGES[0]);
+    world.command(GATEWAY, xtr::Command::Resolve { eid: eid("2001:db8:1::81/128") });
+    world.run(secs(1));
+    assert_eq!(world.gateways[&GATEWAY].table.len(), 2);
+}
