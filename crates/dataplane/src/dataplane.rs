@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::netlink::{Link, Netlink};
 use crate::object;
 use crate::path::resolve;
 use crate::sysctl::Sysctls;
-use crate::table::{Desired, LocalEid, Mapping, Observed, Refusal, plan};
+use crate::table::{Desired, LocalEid, Mapping, Observed, Path as WayToRloc, Refusal, plan};
 use crate::tap::Tap;
 
 /// What a gateway's data path is configured with.
@@ -116,6 +116,7 @@ pub struct Dataplane {
     pins: PathBuf,
     underlay_mtu: u32,
     hook: Chosen,
+    routes_changed: bool,
 }
 
 impl Dataplane {
@@ -127,14 +128,15 @@ impl Dataplane {
     pub async fn start(config: DataplaneConfig) -> Result<Self, DataplaneError> {
         bpffs::ensure_mounted()?;
         let pins = bpffs::pin_directory(&config.node)?;
-        let netlink = Netlink::connect()?;
+        let with_macs = config.hook == Hook::Xdp;
+        let netlink = Netlink::connect(with_macs)?;
         let mut links = Vec::with_capacity(config.interfaces.len());
         for interface in &config.interfaces {
             links.push((interface.clone(), netlink.require(&interface.name).await?));
         }
         let underlay: Vec<&Link> = with_role(&links, Role::Etr).map(|(_, link)| link).collect();
         let instance_id = with_role(&links, Role::Itr).map(|(i, _)| i.instance_id).next().unwrap_or(0);
-        let mut sysctls = Sysctls::default();
+        let mut sysctls = Sysctls::open(&Path::new(RUN).join(&config.node).join("sysctls"));
         sysctls.set("ipv4/ip_forward", "1")?;
         let devices = Devices::create(&netlink, &mut sysctls, instance_id, underlay.first().copied()).await?;
         let options = object::MapOptions { pin_directory: Some(&pins), flows: config.flow_entries };
@@ -157,6 +159,7 @@ impl Dataplane {
             desired,
             pins,
             hook,
+            routes_changed: false,
         };
         dataplane.route_local().await?;
         dataplane.commit().await?;
@@ -207,7 +210,7 @@ impl Dataplane {
         for rloc in
             wanted.into_iter().filter(|rloc| !self.desired.paths.contains_key(rloc)).collect::<Vec<_>>()
         {
-            if let Some(path) = resolve(&self.netlink, rloc, &self.config.rlocs).await? {
+            if let Some(path) = self.resolve(rloc).await? {
                 self.desired.paths.insert(rloc, path);
             }
         }
@@ -225,8 +228,9 @@ impl Dataplane {
     /// # Errors
     /// As [`commit`](Self::commit). Ways that could not be asked for stay as they were.
     pub async fn refresh_paths(&mut self) -> Result<Vec<Refusal>, DataplaneError> {
+        self.routes_changed = true;
         for rloc in self.wanted_rlocs() {
-            match resolve(&self.netlink, rloc, &self.config.rlocs).await? {
+            match self.resolve(rloc).await? {
                 Some(path) => drop(self.desired.paths.insert(rloc, path)),
                 None => drop(self.desired.paths.remove(&rloc)),
             }
@@ -337,6 +341,11 @@ impl Dataplane {
         bpffs::remove(&self.pins)
     }
 
+    /// Only XDP needs link-layer addresses; TC leaves neighbours to the kernel.
+    async fn resolve(&self, rloc: IpAddr) -> Result<Option<WayToRloc>, DataplaneError> {
+        resolve(&self.netlink, rloc, &self.config.rlocs, self.config.hook == Hook::Xdp).await
+    }
+
     fn wanted_rlocs(&self) -> BTreeSet<IpAddr> {
         let mut wanted = self.observed.rlocs();
         for mapping in self.desired.mappings.values() {
@@ -366,9 +375,13 @@ impl Dataplane {
     }
 
     async fn route_local(&mut self) -> Result<(), DataplaneError> {
-        for local in self.config.local_eids.iter().filter(|local| local.next_hop.is_some()) {
+        for local in self.config.local_eids.iter().filter(|local| !local.interface.is_empty()) {
             let ifindex = self.netlink.require(&local.interface).await?.ifindex;
-            self.devices.route_local(&self.netlink, local.eid.prefix, ifindex, local.next_hop).await?;
+            let there = self.netlink.route_to(local.eid.prefix.address()).await?;
+            // A connected network needs no help.
+            if local.next_hop.is_some() || there.is_none_or(|route| route.ifindex != ifindex) {
+                self.devices.route_local(&self.netlink, local.eid.prefix, ifindex, local.next_hop).await?;
+            }
         }
         Ok(())
     }
@@ -379,10 +392,16 @@ impl Dataplane {
         let own = self.config.rlocs.iter().map(overhead).max().unwrap_or(OVERHEAD_V6);
         let mtu = ways.min().unwrap_or_else(|| self.underlay_mtu.saturating_sub(own));
         let prefixes: Vec<_> = self.config.eid_space.iter().map(|eid| eid.prefix).collect();
-        self.devices.route_eid_space(&self.netlink, &prefixes, mtu).await
+        self.devices.route_eid_space(&self.netlink, &prefixes, mtu).await?;
+        let local = |eid: &Eid| self.config.local_eids.iter().any(|local| local.eid == *eid);
+        let native = self.desired.mappings.iter().filter(|(eid, m)| **m == Mapping::Native && !local(eid));
+        let native: BTreeSet<_> = native.map(|(eid, _)| eid.prefix).collect();
+        self.devices.route_native(&self.netlink, native, std::mem::take(&mut self.routes_changed)).await
     }
 }
 
+/// What is known of this start of the system only.
+const RUN: &str = "/run/weir";
 const TC: Chosen = Chosen { hook: Hook::Tc, reason: "no interface is configured" };
 
 fn with_role(links: &[(Interface, Link)], role: Role) -> impl Iterator<Item = &(Interface, Link)> {

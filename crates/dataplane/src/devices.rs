@@ -3,7 +3,8 @@
 
 use bpf_abi::{INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, INTERFACE_SEGMENTED, InterfaceValue};
 use codec::IpPrefix;
-use std::collections::BTreeMap;
+use netlink_packet_route::route::RouteMessage;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub struct Devices {
     pub segment_ifindex: u32,
     stack_ifindex: u32,
     routes: Vec<NewRoute>,
+    native: BTreeMap<IpPrefix, RouteMessage>,
 }
 
 impl Devices {
@@ -81,6 +83,7 @@ impl Devices {
             segment_ifindex: segment.ifindex,
             stack_ifindex: stack.ifindex,
             routes: Vec::new(),
+            native: BTreeMap::new(),
         })
     }
 
@@ -126,14 +129,41 @@ impl Devices {
         Ok(())
     }
 
+    /// Forwards what is left to the stack by other routes than ours. Inside the EID space it would come back to us
+    /// through [`STACK`] otherwise, until its TTL is used up. `again` looks at those routes again.
+    ///
+    /// # Errors
+    /// If the kernel refuses a route.
+    pub async fn route_native(
+        &mut self,
+        netlink: &Netlink,
+        prefixes: BTreeSet<IpPrefix>,
+        again: bool,
+    ) -> Result<(), DataplaneError> {
+        let gone: Vec<IpPrefix> = self.native.keys().filter(|p| !prefixes.contains(p)).copied().collect();
+        for prefix in gone {
+            netlink.remove_route(prefix).await?;
+            self.native.remove(&prefix);
+        }
+        for prefix in prefixes {
+            if again || !self.native.contains_key(&prefix) {
+                let route = netlink.native_route(prefix).await?;
+                // Replacing a route announces a change, also when it is the same route.
+                if self.native.get(&prefix) != Some(&route) {
+                    netlink.replace(route.clone(), &prefix).await?;
+                    self.native.insert(prefix, route);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Removes every device and route.
     ///
     /// # Errors
     /// If the kernel refuses a removal.
     pub async fn remove(self, netlink: &Netlink) -> Result<(), DataplaneError> {
-        for route in &self.routes {
-            netlink.remove_route(route).await?;
-        }
+        netlink.remove_own_routes().await?;
         netlink.remove_link(RESOLVE).await?;
         netlink.remove_link(STACK).await?;
         netlink.remove_link(SEGMENT).await

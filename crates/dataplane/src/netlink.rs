@@ -1,6 +1,6 @@
 //! Links, routes and neighbours of the network namespace in which the connection was made.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::AddressFamily;
@@ -8,7 +8,10 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage}
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
+};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -78,21 +81,22 @@ impl Drop for Netlink {
 }
 
 impl Netlink {
-    /// Connects in the calling thread's network namespace; needs a tokio runtime.
+    /// Connects in the calling thread's network namespace; needs a tokio runtime. Changes of `neighbours` are frequent
+    /// and announced only to who asks for them.
     ///
     /// # Errors
     /// If the kernel refuses a netlink socket.
-    pub fn connect() -> Result<Self, DataplaneError> {
+    pub fn connect(neighbours: bool) -> Result<Self, DataplaneError> {
         let refused = |source| DataplaneError::system("open", "netlink socket", source);
         let (requests, handle, _) = rtnetlink::new_connection().map_err(refused)?;
-        let groups = [
+        let mut groups = vec![
             MulticastGroup::Link,
-            MulticastGroup::Neigh,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ];
+        groups.extend(neighbours.then_some(MulticastGroup::Neigh));
         let (events, _, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(refused)?;
         let (changed, changes) = watch::channel(0_u64);
         let watcher = async move {
@@ -214,17 +218,81 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the request.
     pub async fn replace_route(&self, new: &NewRoute) -> Result<(), DataplaneError> {
-        let request = self.handle.route().add(self.route_message(new)).replace();
-        request.execute().await.map_err(|source| netlink("replace route", &new.prefix.to_string(), source))
+        self.replace(self.route_message(new), &new.prefix).await
     }
 
-    /// Removes a route of ours; nothing happens if there is none.
+    /// Installs a route as it is, replacing one of the same prefix.
     ///
     /// # Errors
-    /// If the kernel refuses the request for another reason.
-    pub async fn remove_route(&self, route: &NewRoute) -> Result<(), DataplaneError> {
-        let removed = self.handle.route().del(self.route_message(route)).execute().await;
-        found(removed.map(Some), "remove route", &route.prefix.to_string()).map(drop)
+    /// If the kernel refuses the request.
+    pub async fn replace(&self, message: RouteMessage, prefix: &IpPrefix) -> Result<(), DataplaneError> {
+        let request = self.handle.route().add(message).replace();
+        request.execute().await.map_err(|source| netlink("replace route", &prefix.to_string(), source))
+    }
+
+    /// The route that forwards packets to `prefix` as if there were none of ours: as the most specific route of somebody
+    /// else does, or with an answer that there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn native_route(&self, prefix: IpPrefix) -> Result<RouteMessage, DataplaneError> {
+        let routes = self.main_routes(prefix.address().is_ipv4()).await?;
+        let others = routes.into_iter().filter(|message| !is_ours(message));
+        let covering = others.filter(|message| destination(message).is_some_and(|d| d.covers(&prefix)));
+        let best =
+            covering.max_by_key(|m| (m.header.destination_prefix_length, std::cmp::Reverse(metric(m))));
+        let mut message = destined(&prefix).protocol(RouteProtocol::Other(ROUTE_PROTOCOL)).build();
+        match best {
+            Some(best) => {
+                message.header.scope = best.header.scope;
+                message.header.flags = best.header.flags;
+                let way = best.attributes.into_iter().filter(is_way);
+                message.attributes.extend(way);
+            }
+            None => message.header.kind = RouteType::Unreachable,
+        }
+        Ok(message)
+    }
+
+    /// Removes the route of ours for a prefix; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If the kernel refuses the request.
+    pub async fn remove_route(&self, prefix: IpPrefix) -> Result<(), DataplaneError> {
+        for message in self.main_routes(prefix.address().is_ipv4()).await? {
+            if is_ours(&message) && destination(&message) == Some(prefix) {
+                self.remove(message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every route of ours.
+    ///
+    /// # Errors
+    /// If the kernel refuses a request.
+    pub async fn remove_own_routes(&self) -> Result<(), DataplaneError> {
+        for v4 in [true, false] {
+            for message in self.main_routes(v4).await?.into_iter().filter(is_ours) {
+                self.remove(message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, message: RouteMessage) -> Result<(), DataplaneError> {
+        let removed = self.handle.route().del(message).execute().await;
+        found(removed.map(Some), "remove route", "").map(drop)
+    }
+
+    async fn main_routes(&self, v4: bool) -> Result<Vec<RouteMessage>, DataplaneError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let listed: Result<Vec<RouteMessage>, _> =
+            self.handle.route().get(message).execute().try_collect().await;
+        let mut routes = listed.map_err(|source| netlink("list routes", "", source))?;
+        routes.retain(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
+        Ok(routes)
     }
 
     fn route_message(&self, new: &NewRoute) -> RouteMessage {
@@ -235,7 +303,7 @@ impl Netlink {
             builder.get_mut().attributes.push(RouteAttribute::Gateway(gateway.into()));
             builder = builder.onlink();
         } else if new.prefix.address().is_ipv4() {
-            builder = builder.scope(netlink_packet_route::route::RouteScope::Link);
+            builder = builder.scope(RouteScope::Link);
         }
         if let Some(mtu) = new.mtu {
             let metrics = vec![RouteMetric::Lock(LOCK_MTU), RouteMetric::Mtu(mtu)];
@@ -253,6 +321,42 @@ fn destined(prefix: &IpPrefix) -> RouteMessageBuilder<IpAddr> {
     message.header.destination_prefix_length = prefix.length();
     message.attributes.push(RouteAttribute::Destination(prefix.address().into()));
     builder
+}
+
+fn is_ours(message: &RouteMessage) -> bool {
+    message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+}
+
+/// Where a route leads to.
+fn destination(message: &RouteMessage) -> Option<IpPrefix> {
+    let any: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let named = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(destination) => address(destination),
+        _ => None,
+    });
+    IpPrefix::new(named.unwrap_or(any), message.header.destination_prefix_length).ok()
+}
+
+fn metric(message: &RouteMessage) -> u32 {
+    let priority = |a: &RouteAttribute| if let RouteAttribute::Priority(p) = a { Some(*p) } else { None };
+    message.attributes.iter().find_map(priority).unwrap_or(0)
+}
+
+/// The part of a route that says which way it goes.
+const fn is_way(attribute: &RouteAttribute) -> bool {
+    matches!(
+        attribute,
+        RouteAttribute::Oif(_)
+            | RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::MultiPath(_)
+            | RouteAttribute::PrefSource(_)
+            | RouteAttribute::Metrics(_)
+            | RouteAttribute::NhId(_)
+    )
 }
 
 fn netlink(operation: &'static str, subject: &str, source: rtnetlink::Error) -> DataplaneError {

@@ -6,7 +6,8 @@ use crate::error::DataplaneError;
 use crate::netlink::Netlink;
 use crate::table::Path;
 
-/// The way to `rloc` from one of `own` RLOCs of its family; `None` without a route or without such an address.
+/// The way to `rloc` from one of `own` RLOCs of its family; `None` without a route or without such an address. Its link-layer
+/// addresses are looked up `with_macs`.
 ///
 /// # Errors
 /// If the kernel refuses a request; the caller keeps what it knew.
@@ -14,6 +15,7 @@ pub async fn resolve(
     netlink: &Netlink,
     rloc: IpAddr,
     own: &[IpAddr],
+    with_macs: bool,
 ) -> Result<Option<Path>, DataplaneError> {
     let Some(route) = netlink.route_to(rloc).await? else { return Ok(None) };
     let Some(link) = netlink.link_by_index(route.ifindex).await? else { return Ok(None) };
@@ -21,7 +23,7 @@ pub async fn resolve(
     let preferred = own.iter().find(|a| Some(**a) == route.source);
     let Some(source) = preferred.or_else(|| own.iter().find(same_family)) else { return Ok(None) };
     let next_hop = route.gateway.unwrap_or(rloc);
-    let mac = netlink.neighbour(route.ifindex, next_hop).await?;
+    let mac = if with_macs { netlink.neighbour(route.ifindex, next_hop).await? } else { None };
     Ok(Some(Path {
         source: *source,
         next_hop,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bpf_abi::Reason;
 use dataplane::table::{Locator, Mapping};
-use dataplane::{Eid, OnStop};
+use dataplane::{Eid, Hook, OnStop};
 use topology::{CLIENT, Gateway, SERVER, Topology};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -211,6 +211,72 @@ fn a_restart_loses_no_flow_and_takes_over_what_is_pinned() {
     topology.client_gateway().stop(OnStop::Detach);
     etr.stop(OnStop::Detach);
     assert!(!topology.ip("i", &["-o", "link"]).contains("weir-"));
+}
+
+#[test]
+fn packets_left_to_the_stack_take_others_routes() {
+    let topology = Topology::new("t7");
+    let (mut itr, etr) = connected(&topology);
+    let unregistered = eid("10.100.128.0/17");
+    itr.set(unregistered, Mapping::Native);
+    let show = || topology.ip("i", &["route", "show", "10.100.128.0/17"]);
+    assert!(show().starts_with("unreachable"), "there is no other route yet: {}", show());
+    topology.ip("i", &["route", "add", "default", "via", "10.0.1.2"]);
+    itr.refresh();
+    assert!(show().contains("via 10.0.1.2 dev u0"), "{}", show());
+    itr.set(unregistered, Mapping::Drop);
+    assert_eq!(show(), "");
+    detach([itr, etr]);
+    assert!(topology.ip("i", &["route"]).contains("default via 10.0.1.2"));
+}
+
+#[test]
+fn settings_are_put_back_by_a_later_process() {
+    let topology = Topology::new("t8");
+    let forwarding =
+        || topology.within("i", || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());
+    topology.within("i", || std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap());
+    topology.client_gateway().stop(OnStop::Keep);
+    assert_eq!(forwarding(), "1\n");
+    topology.client_gateway().stop(OnStop::Detach);
+    assert_eq!(forwarding(), "0\n");
+}
+
+#[test]
+fn xdp_carries_packets_and_survives_a_restart() {
+    let topology = Topology::new("t9");
+    // A veth passes redirected frames on when its peer's NAPI runs, and XDP knows no unfinished checksums.
+    for (namespace, name) in [("c", "c0"), ("i", "i0"), ("i", "u0"), ("e", "u0"), ("e", "e0"), ("s", "s0")] {
+        let set = |feature, on| dataplane::ethtool::set_feature(name, feature, on).unwrap();
+        topology.within(namespace, || {
+            set("rx-gro", true);
+            ["tx-checksum-ip-generic", "tx-tcp-segmentation"].iter().for_each(|feature| set(feature, false));
+        });
+    }
+    let mut itr = topology.client_gateway_with(Hook::Xdp);
+    let mut etr = topology.edge_gateway_with(Hook::Xdp);
+    itr.set(eid("10.100.0.0/24"), to(&[("10.0.1.2", 100)]));
+    etr.set(eid("10.200.0.0/24"), to(&[("10.0.1.1", 100)]));
+    // The first packets teach the stacks their neighbours.
+    topology.ping(&["-c", "3"]);
+    [&mut itr, &mut etr].into_iter().for_each(Gateway::refresh);
+    let through = count(&itr, Reason::Encapsulated);
+    assert!(topology.ping(&["-c", "3"]).contains("3 received"));
+    assert_eq!(count(&itr, Reason::Encapsulated), through + 3);
+    assert_eq!(topology.attached("i", "i0"), 0, "nothing on TC");
+    let server = echo(&topology, 8080);
+    let mut stream = connect(&topology, 8080);
+    round_trip(&mut stream, b"over XDP");
+    itr.crash();
+    round_trip(&mut stream, b"with nobody at home");
+    let itr = topology.client_gateway_with(Hook::Xdp);
+    round_trip(&mut stream, b"after the restart");
+    drop(stream);
+    server.join().unwrap();
+    detach([itr, etr]);
+    for (namespace, name) in [("i", "i0"), ("e", "u0")] {
+        assert!(!topology.ip(namespace, &["link", "show", name]).contains("xdp"));
+    }
 }
 
 #[test]

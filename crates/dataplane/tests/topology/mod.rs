@@ -69,14 +69,22 @@ impl Topology {
     }
 
     pub(crate) fn client_gateway(&self) -> Gateway {
-        self.gateway("i", "i0", "10.0.1.1", "10.200.0.0/24")
+        self.client_gateway_with(Hook::Auto)
     }
 
     pub(crate) fn edge_gateway(&self) -> Gateway {
-        self.gateway("e", "e0", "10.0.1.2", "10.100.0.0/24")
+        self.edge_gateway_with(Hook::Auto)
     }
 
-    fn gateway(&self, namespace: &str, inside: &str, rloc: &str, local: &str) -> Gateway {
+    pub(crate) fn client_gateway_with(&self, hook: Hook) -> Gateway {
+        self.gateway("i", "i0", "10.0.1.1", "10.200.0.0/24", hook)
+    }
+
+    pub(crate) fn edge_gateway_with(&self, hook: Hook) -> Gateway {
+        self.gateway("e", "e0", "10.0.1.2", "10.100.0.0/24", hook)
+    }
+
+    fn gateway(&self, namespace: &str, inside: &str, rloc: &str, local: &str, hook: Hook) -> Gateway {
         let eid = |prefix: &str| Eid { instance_id: 0, prefix: prefix.parse().unwrap() };
         let interface = |name: &str, role| Interface { name: name.to_owned(), role, instance_id: 0 };
         let config = DataplaneConfig {
@@ -85,7 +93,7 @@ impl Topology {
             interfaces: vec![interface(inside, Role::Itr), interface("u0", Role::Etr)],
             eid_space: vec![eid("10.100.0.0/16"), eid("10.200.0.0/16")],
             local_eids: vec![LocalPrefix { eid: eid(local), interface: inside.to_owned(), next_hop: None }],
-            hook: Hook::Auto,
+            hook,
             flow_idle: Duration::from_secs(300),
             flow_entries: Some(4096),
         };
@@ -105,6 +113,7 @@ impl Drop for Topology {
             let _ = Command::new("ip").args(["netns", "del", &self.name(namespace)]).status();
             let pins = format!("{}/weir/{}", bpffs::MOUNT_POINT, self.name(namespace));
             let _ = std::fs::remove_dir_all(pins);
+            let _ = std::fs::remove_dir_all(format!("/run/weir/{}", self.name(namespace)));
         }
     }
 }

@@ -121,6 +121,7 @@ impl Overlay {
         assert!(!links.contains("weir-"), "{links}");
         assert_eq!(self.ip(namespace, &["route", "show", "proto", "233"]), "");
         assert!(!std::path::Path::new(&self.pins(namespace)).exists());
+        assert!(!std::path::Path::new("/run/weir").join(self.name(namespace)).exists());
     }
 
     fn pins(&self, namespace: &str) -> String {
@@ -212,6 +213,7 @@ impl Drop for Overlay {
         for namespace in NAMESPACES.iter().chain(&["m"]) {
             let _ = Command::new("ip").args(["netns", "del", &self.name(namespace)]).status();
             let _ = std::fs::remove_dir_all(self.pins(namespace));
+            let _ = std::fs::remove_dir_all(format!("/run/weir/{}", self.name(namespace)));
         }
     }
 }
