@@ -215,7 +215,7 @@ pub struct TrafficKey {
 /// `locator` of the counters of a local EID-prefix.
 pub const DECAPSULATED: u32 = 0xffff_ffff;
 
-/// Counted per CPU; user space creates the entries and adds the CPUs up.
+/// Counted per CPU; user space adds the CPUs up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrafficValue {
@@ -225,6 +225,32 @@ pub struct TrafficValue {
     pub packets: u64,
     /// Octets of the inner packets, each segment's headers included.
     pub bytes: u64,
+}
+
+/// One cell of the counters' table, an array that both sides hash into: a lookup in a kernel hash map costs a program
+/// ten times as much.
+///
+/// A key is in one of the [`TRAFFIC_PROBES`] cells that [`traffic_cell`] gives; user space puts it there, on all CPUs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficCell {
+    /// `id` 0: the cell is free.
+    pub key: TrafficKey,
+    /// The counters of the key.
+    pub value: TrafficValue,
+}
+
+/// Cells of the counters' table, a power of two.
+pub const TRAFFIC_CELLS: u32 = 8192;
+/// Cells in which a key may be.
+pub const TRAFFIC_PROBES: u32 = 8;
+
+/// The `probe`-th cell of a key.
+#[must_use]
+#[inline(always)]
+pub const fn traffic_cell(key: TrafficKey, probe: u32) -> u32 {
+    let mixed = key.id.wrapping_mul(0x9e37_79b1).wrapping_add(key.locator.wrapping_mul(0x85eb_ca6b));
+    (mixed >> (u32::BITS - TRAFFIC_CELLS.ilog2())).wrapping_add(probe) % TRAFFIC_CELLS
 }
 
 /// One entry: what the programs need to know about their node.
@@ -263,5 +289,6 @@ sizes! {
     LocalEidValue = 24,
     TrafficKey = 8,
     TrafficValue = 24,
+    TrafficCell = 32,
     NodeValue = 16,
 }

@@ -3,12 +3,12 @@
 //! BTF definitions, so that bpftool and libbpf can load the object too.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 use bpf_abi::{
     EidKey, FlowKey, FlowValue, InterfaceValue, LocalEidValue, LocatorValue, MappingValue, NodeValue, Reason,
-    SlotValue, TrafficKey, TrafficValue,
+    SlotValue, TRAFFIC_CELLS, TRAFFIC_PROBES, TrafficCell, TrafficKey, traffic_cell,
 };
 
 use crate::headers::Address;
@@ -49,7 +49,7 @@ pub(crate) static FLOWS: LruHashMap<FlowWords, FlowValue, 262_144> = LruHashMap:
 #[btf_map]
 pub(crate) static LOCAL_EIDS: LpmTrie<EidBits, LocalEidValue, 4096> = LpmTrie::new();
 #[btf_map]
-pub(crate) static TRAFFIC: PerCpuHashMap<TrafficKey, TrafficValue, 16384> = PerCpuHashMap::new();
+pub(crate) static TRAFFIC: PerCpuArray<TrafficCell, { TRAFFIC_CELLS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static REASONS: PerCpuArray<u64, REASONS_COUNT> = PerCpuArray::new();
 #[btf_map]
@@ -79,13 +79,16 @@ pub(crate) fn count(reason: Reason) {
 /// Adds a packet to the counters of a mapping's locator or of a local EID-prefix; no entry, no counting.
 #[inline(always)]
 pub(crate) fn count_traffic(id: u32, locator: u32, flows: u64, packets: u64, bytes: u64) {
-    let key = Aligned(TrafficKey { id, locator });
-    if let Some(value) = TRAFFIC.get_ptr_mut(&key.0) {
-        // SAFETY: this CPU's value; user space deletes entries only, which keeps the memory for a grace period.
-        unsafe {
-            (*value).flows = (*value).flows.wrapping_add(flows);
-            (*value).packets = (*value).packets.wrapping_add(packets);
-            (*value).bytes = (*value).bytes.wrapping_add(bytes);
+    let key = TrafficKey { id, locator };
+    for probe in 0..TRAFFIC_PROBES {
+        let Some(cell) = TRAFFIC.get_ptr_mut(traffic_cell(key, probe)) else { return };
+        // SAFETY: this CPU's cell of an array, valid for the run of the program.
+        let cell = unsafe { &mut *cell };
+        if cell.key.id == id && cell.key.locator == locator {
+            cell.value.flows = cell.value.flows.wrapping_add(flows);
+            cell.value.packets = cell.value.packets.wrapping_add(packets);
+            cell.value.bytes = cell.value.bytes.wrapping_add(bytes);
+            return;
         }
     }
 }

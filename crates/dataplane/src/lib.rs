@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bpffs;
 pub mod buckets;
+pub mod counters;
 pub mod dataplane;
 pub mod devices;
 mod eid;

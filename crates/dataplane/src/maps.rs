@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use bpf_abi::{
     ACTION_ENCAPSULATE, EidKey, FlowKey, FlowValue, InterfaceValue, LocalEidValue, LocatorValue,
     MappingValue, NodeValue, Reason, SlotValue, TrafficKey, TrafficValue,
 };
 
+use crate::counters::Counters;
 use crate::eid::{Eid, unmapped};
 use crate::error::DataplaneError;
 use crate::table::{LOCATOR_COUNT, MapWrite, Observed};
@@ -27,10 +28,9 @@ pub struct Maps {
     slots: Array<MapData, SlotValue>,
     locators: Array<MapData, LocatorValue>,
     local_eids: LpmTrie<MapData, EidBits, LocalEidValue>,
-    traffic: PerCpuHashMap<MapData, TrafficKey, TrafficValue>,
+    traffic: Counters,
     reasons: PerCpuArray<MapData, u64>,
     node: Array<MapData, NodeValue>,
-    cpus: usize,
 }
 
 /// A flow in the flow table.
@@ -60,18 +60,15 @@ impl Maps {
     /// # Errors
     /// [`DataplaneError::Object`] if one is missing, [`DataplaneError::Map`] if one has another type or size.
     pub fn take(object: &mut Ebpf) -> Result<Self, DataplaneError> {
-        let cpus =
-            aya::util::nr_cpus().map_err(|(file, source)| DataplaneError::system("read", file, source))?;
         Ok(Self {
             interfaces: take(object, "INTERFACES", HashMap::try_from)?,
             map_cache: take(object, "MAP_CACHE", LpmTrie::try_from)?,
             slots: take(object, "SLOTS", Array::try_from)?,
             locators: take(object, "LOCATORS", Array::try_from)?,
             local_eids: take(object, "LOCAL_EIDS", LpmTrie::try_from)?,
-            traffic: take(object, "TRAFFIC", PerCpuHashMap::try_from)?,
+            traffic: Counters::new(take(object, "TRAFFIC", PerCpuArray::try_from)?)?,
             reasons: take(object, "REASONS", PerCpuArray::try_from)?,
             node: take(object, "NODE", Array::try_from)?,
-            cpus,
         })
     }
 
@@ -98,9 +95,7 @@ impl Maps {
                 observed.locators.insert(index, locator);
             }
         }
-        for key in self.traffic.keys() {
-            observed.traffic.insert(key.map_err(of("TRAFFIC"))?);
-        }
+        observed.traffic = self.traffic.keys().collect();
         observed.continue_numbering();
         Ok(observed)
     }
@@ -117,8 +112,8 @@ impl Maps {
             }
             MapWrite::RemoveInterface(ifindex) => absent(self.interfaces.remove(ifindex), "INTERFACES"),
             MapWrite::Locator(index, value) => self.locators.set(*index, value, 0).map_err(of("LOCATORS")),
-            MapWrite::Traffic(key) => self.create_counter(key),
-            MapWrite::RemoveTraffic(key) => absent(self.traffic.remove(key), "TRAFFIC"),
+            MapWrite::Traffic(key) => self.traffic.create(*key),
+            MapWrite::RemoveTraffic(key) => self.traffic.remove(key),
             MapWrite::Slot(index, value) => self.slots.set(*index, **value, 0).map_err(of("SLOTS")),
             MapWrite::Mapping(eid, value) => {
                 self.map_cache.insert(&trie_key(eid), value, 0).map_err(of("MAP_CACHE"))
@@ -131,31 +126,12 @@ impl Maps {
         }
     }
 
-    /// Counters that exist are left alone: programs are counting into them.
-    fn create_counter(&mut self, key: &TrafficKey) -> Result<(), DataplaneError> {
-        const BPF_NOEXIST: u64 = 1;
-        let zeros = PerCpuValues::try_from(vec![TrafficValue::default(); self.cpus])
-            .map_err(|source| DataplaneError::system("per-CPU values", "TRAFFIC", source))?;
-        match self.traffic.insert(key, zeros, BPF_NOEXIST) {
-            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            result => result.map_err(of("TRAFFIC")),
-        }
-    }
-
     /// Counters of `key`, over all CPUs; `None` if there are none.
     ///
     /// # Errors
     /// If the map cannot be read.
     pub fn traffic(&self, key: &TrafficKey) -> Result<Option<TrafficValue>, DataplaneError> {
-        let values = match self.traffic.get(key, 0) {
-            Err(MapError::KeyNotFound) => return Ok(None),
-            values => values.map_err(of("TRAFFIC"))?,
-        };
-        Ok(Some(values.iter().fold(TrafficValue::default(), |sum, v| TrafficValue {
-            flows: sum.flows.wrapping_add(v.flows),
-            packets: sum.packets.wrapping_add(v.packets),
-            bytes: sum.bytes.wrapping_add(v.bytes),
-        })))
+        self.traffic.get(key)
     }
 
     /// Packets by reason, over all CPUs.

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
-use aya::util::nr_cpus;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, Pod};
 use bpf_abi::{
     FlowKey, FlowValue, InterfaceValue, LocalEidValue, LocatorValue, MappingValue, NodeValue, Reason,
-    SlotValue, TrafficKey, TrafficValue,
+    SlotValue, TrafficKey,
 };
+use dataplane::counters::Counters;
 use dataplane::object::{ETR, ETR_XDP, ITR, ITR_XDP, MapOptions, load, load_program};
 use dataplane::test_run::{
     Metadata, Outcome, TC_OK, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_REDIRECT, run,
@@ -40,6 +40,7 @@ pub(crate) struct Kernel {
     pub(crate) object: Ebpf,
     pub(crate) tables: Tables,
     traffic: Vec<TrafficKey>,
+    counters: Counters,
 }
 
 impl Kernel {
@@ -53,7 +54,8 @@ impl Kernel {
         for name in [ITR, ETR, ITR_XDP, ETR_XDP] {
             load_program(&mut object, name)?;
         }
-        Ok(Self { object, tables: Tables::default(), traffic: Vec::new() })
+        let counters = Counters::new(object.take_map("TRAFFIC").context("map")?.try_into()?)?;
+        Ok(Self { object, tables: Tables::default(), traffic: Vec::new(), counters })
     }
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
@@ -102,14 +104,11 @@ impl Kernel {
 
     fn count_under(&mut self, traffic: &[TrafficKey]) -> Result<()> {
         let old = std::mem::replace(&mut self.traffic, traffic.to_vec());
-        let zero = vec![TrafficValue::default(); nr_cpus().map_err(|(_, error)| error)?];
-        let mut map: PerCpuHashMap<_, TrafficKey, TrafficValue> =
-            self.object.map_mut("TRAFFIC").context("map")?.try_into()?;
         for key in old {
-            map.remove(&key)?;
+            self.counters.remove(&key)?;
         }
         for key in traffic {
-            map.insert(key, PerCpuValues::try_from(zero.clone())?, 0)?;
+            self.counters.create(*key)?;
         }
         Ok(())
     }
@@ -135,13 +134,8 @@ impl Kernel {
     }
 
     pub(crate) fn traffic(&self, key: TrafficKey) -> Result<[u64; 3]> {
-        let map: PerCpuHashMap<_, TrafficKey, TrafficValue> =
-            self.object.map("TRAFFIC").context("map")?.try_into()?;
-        let mut sum = [0; 3];
-        for value in map.get(&key, 0)?.iter() {
-            sum = [sum[0] + value.flows, sum[1] + value.packets, sum[2] + value.bytes];
-        }
-        Ok(sum)
+        let value = self.counters.get(&key)?.context("counters")?;
+        Ok([value.flows, value.packets, value.bytes])
     }
 
     pub(crate) fn run(&self, input: &Input) -> Result<Outcome> {
