@@ -296,3 +296,56 @@ fn a_miss_is_asked_about_ten_times_and_then_left_alone() {
     assert_eq!(world.count(GATEWAY, Counter::Unanswered), 1);
     assert!(world.gateways[&GATEWAY].events.iter().any(|(_, e)| matches!(e, xtr::Event::Unresolved { .. })));
 }
+
+#[test]
+fn probes_every_100_ms_find_a_dead_locator_in_half_a_second() {
+    let mut world = backbone(16);
+    let mut config = gateway_config(11);
+    config.probing.interval = Some(millis(100));
+    world.start_xtr(GATEWAY, config);
+    world.run(secs(5));
+    for _ in 0..4 {
+        world.unreachable.push(EDGES[2]);
+        world.run(millis(500));
+        assert!(!split(&world, GATEWAY)[2].2);
+        world.unreachable.clear();
+        // The hold-down of a locator that went down again soon is bounded.
+        world.run(secs(125));
+        assert!(split(&world, GATEWAY)[2].2);
+    }
+}
+
+/// A locator that comes and goes is not believed at once any more.
+#[test]
+fn a_flapping_locator_stays_down_longer_each_time() {
+    let mut world = backbone(17);
+    let mut config = gateway_config(11);
+    config.probing.interval = Some(millis(100));
+    world.start_xtr(GATEWAY, config);
+    world.run(secs(5));
+    let mut downtimes = Vec::new();
+    for _ in 0..5 {
+        world.unreachable.push(EDGES[2]);
+        world.run(secs(1));
+        world.unreachable.clear();
+        let healed_at = world.now;
+        while !split(&world, GATEWAY)[2].2 {
+            world.run(millis(100));
+            assert!(world.now < healed_at + secs(130));
+        }
+        downtimes.push((world.now - healed_at).as_secs());
+    }
+    assert_eq!(downtimes[0], 0, "the first failure is taken at its word");
+    assert!(downtimes[1..].is_sorted() && downtimes[4] >= 30, "{downtimes:?}");
+}
+
+#[test]
+fn a_lossy_path_is_not_a_dead_locator() {
+    let mut world = settled(18);
+    world.link = crate::world::Link { loss: 50, ..CLEAN };
+    world.run(secs(600));
+    let down = |e: &xtr::Event| matches!(e, xtr::Event::LocatorDown { .. });
+    let downs = world.gateways[&GATEWAY].events.iter().filter(|(_, e)| down(e)).count();
+    assert!(downs <= 6, "{downs} of 1800 probes in a row of three lost at 10 % round-trip loss");
+    assert!(split(&world, GATEWAY).iter().all(|l| l.0 == 1));
+}

@@ -181,3 +181,44 @@ fn a_forged_subscription_does_not_capture_publications() {
     assert_eq!(weights_of(&world, GATEWAY), [5, 6, 7]);
     assert_eq!(world.servers[&SERVER].subscriptions()[0].itr_rlocs, [GATEWAY]);
 }
+
+/// RFC 9301 §6.1: an SMR is not authenticated; all it can cause is one request in 3 s, and none for what is not used.
+#[test]
+fn a_flood_of_smrs_causes_one_request_in_three_seconds() {
+    let mut world = backbone(28);
+    let mut config = puller_config();
+    config.probing.interval = None;
+    world.start_xtr(GATEWAY, config);
+    world.run(secs(2));
+    world.command(GATEWAY, lisp::xtr::Command::Resolve { eid: service() });
+    world.run(secs(2));
+    let before = (state(&world), world.tap.len());
+    for n in 0..1000u64 {
+        let about = if n % 2 == 0 { ip(10, 100, 0, 1) } else { ip(10, 100, 9, 9) };
+        let thief = lisp::wire::Address::Ip(ip(192, 0, 2, 66));
+        let smr = lisp::wire::MapRequest {
+            authoritative: false,
+            probe: false,
+            smr: true,
+            proxy_itr: false,
+            smr_invoked: false,
+            local_xtr: false,
+            no_map_reply: true,
+            nonce: n,
+            source_eid: lisp::wire::Address::Ip(about),
+            itr_rlocs: vec![thief],
+            records: vec![lisp::wire::RequestRecord { subscribe: false, eid: service() }],
+            map_reply: None,
+            xtr: None,
+        };
+        let bytes = lisp::wire::Message::MapRequest(smr).encode().unwrap();
+        let from = std::net::SocketAddr::new(ip(192, 0, 2, 66), 4342);
+        world.inject(Datagram { from, to: std::net::SocketAddr::new(GATEWAY, 4342), bytes });
+        world.run(millis(10));
+    }
+    assert_eq!(state(&world).split_once('}'), before.0.split_once('}'));
+    let requests: Vec<_> = world.tap[before.1..].iter().filter(|(_, d)| d.from.ip() == GATEWAY).collect();
+    assert!((3..=4).contains(&requests.len()), "{} requests in 10 s", requests.len());
+    assert!(requests.iter().all(|(_, d)| d.to.ip() == SERVER), "never to the sender of the SMR");
+    assert_eq!(world.count(GATEWAY, Counter::SmrUnknownEid), 500);
+}
