@@ -1,4 +1,6 @@
-//! What must survive a restart: one redb file, seen as tables of octets.
+//! What must survive a restart: a redb file per role, seen as a table of octets.
+//!
+//! Each role has its own file because each may be a process of its own, and redb lets one process in.
 //!
 //! Two ways to write: [`Table::write`] returns when the change is on the disk; [`WriteBehind`] takes changes without
 //! waiting, lets newer ones replace older ones, and commits them in groups.
@@ -53,10 +55,10 @@ pub enum StoreError {
     NotWritten,
 }
 
-/// The file of a node.
+/// The state directory of a node.
 #[derive(Clone, Debug)]
 pub struct Store {
-    database: Arc<Database>,
+    directory: PathBuf,
 }
 
 /// Octets by octets, the only thing that roles may ask of a store.
@@ -74,18 +76,19 @@ pub trait KeyValue: Send + Sync + 'static {
     fn write(&self, changes: &Changes) -> Result<(), StoreError>;
 }
 
-/// One table of the file.
+/// What one role keeps.
 #[derive(Clone, Debug)]
 pub struct Table {
     database: Arc<Database>,
-    name: &'static str,
 }
 
+const DEFINITION: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("state");
+
 impl Store {
-    /// Opens or creates `weir.redb` in a directory, which is made readable for its owner only.
+    /// Makes the directory, readable for its owner only, if it is not there.
     ///
     /// # Errors
-    /// If the directory or the file cannot be had.
+    /// If it cannot be made.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new()
@@ -93,27 +96,25 @@ impl Store {
             .mode(0o700)
             .create(directory)
             .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
-        let path = directory.join("weir.redb");
-        let database = Database::create(&path)
-            .map_err(|source| StoreError::Open { path, source: Box::new(source.into()) })?;
-        Ok(Self { database: Arc::new(database) })
+        Ok(Self { directory: directory.to_owned() })
     }
 
-    /// A table of the file.
-    #[must_use]
-    pub fn table(&self, name: &'static str) -> Table {
-        Table { database: Arc::clone(&self.database), name }
+    /// Opens or creates `ROLE.redb`.
+    ///
+    /// # Errors
+    /// If another process has it, or it cannot be read or made.
+    pub fn table(&self, role: &str) -> Result<Table, StoreError> {
+        let path = self.directory.join(role).with_extension("redb");
+        let database = Database::create(&path)
+            .map_err(|source| StoreError::Open { path, source: Box::new(source.into()) })?;
+        Ok(Table { database: Arc::new(database) })
     }
 }
 
 impl Table {
-    const fn definition(&self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-        TableDefinition::new(self.name)
-    }
-
     fn read_all(&self) -> Result<Vec<Entry>, redb::Error> {
         let transaction = self.database.begin_read()?;
-        let table = match transaction.open_table(self.definition()) {
+        let table = match transaction.open_table(DEFINITION) {
             Ok(table) => table,
             Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
@@ -128,7 +129,7 @@ impl Table {
     fn write_all(&self, changes: &Changes) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
-            let mut table = transaction.open_table(self.definition())?;
+            let mut table = transaction.open_table(DEFINITION)?;
             for (key, value) in changes {
                 match value {
                     Some(value) => table.insert(key.as_slice(), value.as_slice())?,
@@ -276,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         {
             let store = Store::open(&dir.path().join("a/b")).unwrap();
-            let writer = WriteBehind::start(store.table("mapserver")).unwrap();
+            let writer = WriteBehind::start(store.table("mapserver").unwrap()).unwrap();
             for nonce in 0_u8..100 {
                 writer.put(b"nonce".to_vec(), Some(vec![nonce]));
             }
@@ -285,15 +286,17 @@ mod tests {
             writer.put(b"gone".to_vec(), None);
         }
         let store = Store::open(&dir.path().join("a/b")).unwrap();
-        assert_eq!(store.table("mapserver").load().unwrap(), [(b"nonce".to_vec(), vec![99])]);
-        assert_eq!(store.table("gateway").load().unwrap(), []);
+        assert_eq!(store.table("mapserver").unwrap().load().unwrap(), [(b"nonce".to_vec(), vec![99])]);
+        assert_eq!(store.table("gateway").unwrap().load().unwrap(), []);
     }
 
     #[test]
     fn a_second_process_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Store::open(dir.path()).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Open { .. })));
+        let store = Store::open(dir.path()).unwrap();
+        let _first = store.table("gateway").unwrap();
+        assert!(matches!(store.table("gateway"), Err(StoreError::Open { .. })));
+        store.table("mapserver").unwrap();
     }
 
     /// Fails as often as told, then stores.

@@ -128,6 +128,6 @@ fn a_second_role_on_the_same_state_is_refused() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("weir.redb"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("mapserver.redb"), "{}", text(&output.stderr));
     assert_eq!(role.stop(), Some(0));
 }

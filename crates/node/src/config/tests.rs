@@ -300,3 +300,27 @@ fn secrets_are_never_printed() {
     let text = format!("{:?}", Config::parse(GATEWAY, dir.path()).unwrap());
     assert!(!text.contains("edge-secret") && !text.contains("0123456789abcdef"), "{text}");
 }
+
+proptest::proptest! {
+    /// Whatever is in the file, it is read or refused with at least one problem; nothing panics or runs on.
+    #[test]
+    fn any_text_is_read_or_refused(
+        which in 0..3_usize,
+        cut in proptest::collection::vec((proptest::num::usize::ANY, "[ -~]{0,12}|\\PC{0,3}"), 1..6),
+    ) {
+        let mut lines: Vec<String> = [GATEWAY, MAPSERVER, CONTROLLER][which].lines().map(str::to_owned).collect();
+        for (at, text) in cut {
+            let line = at % lines.len();
+            match at % 5 {
+                0 => drop(lines.remove(line)),
+                1 => lines[line] = text,
+                2 => lines[line] = format!("{} = {text}", lines[line].split('=').next().unwrap_or_default()),
+                3 => lines[line].push_str(&text),
+                _ => lines.insert(line, text),
+            }
+        }
+        if let Err(error) = Config::parse(&lines.join("\n"), Path::new("/nonexistent")) {
+            proptest::prop_assert!(!error.problems.is_empty());
+        }
+    }
+}

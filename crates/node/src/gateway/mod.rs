@@ -51,7 +51,7 @@ pub enum GatewayError {
 /// Why it cannot start; what an earlier process left running runs on.
 pub async fn start(config: config::Gateway, setup: &mut Setup<'_>) -> Result<Running, RoleError> {
     let control = control::ControlPort::bind(&config.rlocs).await.map_err(GatewayError::ControlPort)?;
-    let table = setup.store.table(TABLE);
+    let table = setup.store.table(TABLE)?;
     let saved = table.load()?;
     let store = WriteBehind::start(table)?;
     let mut seed = [0; 32];

@@ -57,7 +57,7 @@ pub enum StartError {
 /// If an address cannot be had or the state cannot be read.
 pub async fn start(config: config::MapServer, setup: &mut Setup<'_>) -> Result<Running, RoleError> {
     let condition = setup.readiness.condition("mapserver", "starting");
-    let table = setup.store.table("mapserver");
+    let table = setup.store.table("mapserver").map_err(StartError::from)?;
     let saved = table.load().map_err(StartError::from)?;
     tracing::info!(entries = saved.len(), "state of the last run read");
     let store = WriteBehind::start(table).map_err(StartError::Thread)?;

@@ -77,7 +77,10 @@ impl Node {
     async fn stop(&self, node: tokio::task::JoinHandle<Result<(), crate::RunError>>) {
         node.abort();
         assert!(node.await.unwrap_err().is_cancelled());
-        until(|| Store::open(&self.directory.path().join("state")).is_ok()).await;
+        until(|| {
+            Store::open(&self.directory.path().join("state")).and_then(|s| s.table("mapserver")).is_ok()
+        })
+        .await;
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Option<T> {
