@@ -5,7 +5,9 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
-    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head},
+    btf_maps::PerCpuArray,
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_xdp_adjust_head},
+    macros::btf_map,
 };
 use bpf_abi::{LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, Reason};
 
@@ -18,19 +20,57 @@ use crate::packet::{Family, Packet, at};
 pub(crate) struct Frame(pub(crate) *mut xdp_md);
 
 /// Interface and link-layer addresses.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct LinkRoute {
     ifindex: u32,
     destination: [u8; 6],
     source: [u8; 6],
 }
 
+/// A next hop that the kernel was asked for: asking costs as much as all the rest of the program.
+#[repr(C)]
+pub(crate) struct NextHopCell {
+    address: Address,
+    route: LinkRoute,
+    /// CLOCK_MONOTONIC in nanoseconds; 0 in a cell never used.
+    expires: u64,
+}
+
+const NEXT_HOP_CELLS: usize = 1024;
+/// How long a change of routes or neighbours may go unnoticed.
+const NEXT_HOP_NS: u64 = 1_000_000_000;
+
+#[btf_map]
+static NEXT_HOPS: PerCpuArray<NextHopCell, NEXT_HOP_CELLS> = PerCpuArray::new();
+
+#[inline(always)]
+const fn next_hop_cell(address: &Address) -> u32 {
+    let [a, b, c, d] = *address;
+    (a ^ b ^ c ^ d).wrapping_mul(0x9e37_79b1) >> (u32::BITS - NEXT_HOP_CELLS.ilog2())
+}
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 impl Frame {
-    /// Next hop from the kernel's routes and neighbours.
+    /// Next hop from the kernel's routes and neighbours, as they are or were a moment ago.
     #[inline(always)]
     fn look_up(&self, destination: &Address) -> Option<LinkRoute> {
+        // SAFETY: this CPU's cell of an array, valid for the run of the program.
+        let cell = unsafe { &mut *NEXT_HOPS.get_ptr_mut(next_hop_cell(destination))? };
+        // SAFETY: no memory is touched.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        if cell.expires > now && cell.address == *destination {
+            return Some(cell.route);
+        }
+        let route = self.ask(destination)?;
+        *cell = NextHopCell { address: *destination, route, expires: now + NEXT_HOP_NS };
+        Some(route)
+    }
+
+    #[inline(always)]
+    fn ask(&self, destination: &Address) -> Option<LinkRoute> {
         let mut fib = Aligned(MaybeUninit::<FibLookup>::uninit());
         const { assert!(size_of::<FibLookup>() == 64) };
         for at in 0..16 {

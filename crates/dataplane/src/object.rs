@@ -17,7 +17,7 @@ pub const ITR_XDP: &str = "weir_itr_xdp";
 /// ETR for XDP (`Xdp`).
 pub const ETR_XDP: &str = "weir_etr_xdp";
 
-/// Every map of the data path's object.
+/// The maps of the data path's object that outlive a process.
 pub const MAPS: [&str; 9] =
     ["INTERFACES", "MAP_CACHE", "SLOTS", "LOCATORS", "FLOWS", "LOCAL_EIDS", "TRAFFIC", "REASONS", "NODE"];
 

@@ -19,6 +19,8 @@ use bpf_abi::{
     Reason, SlotValue, TrafficKey,
 };
 
+use dataplane::test_run::{XDP_PASS, XDP_REDIRECT};
+
 use crate::frames::{Flow, Outer, client, fix_checksum, lisp, service, tcp, udp};
 use crate::kernel::{Direction, Input, Kernel, monotonic_coarse};
 use crate::model::{Expected, Hook, Prefix, Tables, Verdict, mapped};
@@ -673,5 +675,32 @@ fn hosts_behind_a_next_hop() -> Result<()> {
     let expected: Expected =
         kernel(tables)?.check(&etr(Hook::Tc, lisp(&Outer::default(), &udp(Flow::default(), 9))))?;
     assert_eq!(expected.verdict, Verdict::Redirect);
+    Ok(())
+}
+
+/// With a route and a neighbour XDP sends on by itself, and keeps to what the kernel said.
+#[test]
+fn xdp_asks_the_kernel_for_the_next_hop() -> Result<()> {
+    let kernel = kernel(tables())?;
+    for command in [
+        "link add v0 type veth peer name v1",
+        "link set v0 address 02:00:00:00:03:01 up",
+        "addr add 10.100.0.254/24 dev v0",
+        "neigh add 10.100.0.1 lladdr 02:00:00:00:04:01 dev v0",
+        "link set lo up",
+    ] {
+        let status = std::process::Command::new("ip").args(command.split(' ')).status()?;
+        anyhow::ensure!(status.success(), "ip {command}");
+    }
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    let frame = lisp(&Outer::default(), &udp(Flow::default(), 30));
+    for _ in 0..2 {
+        let outcome = kernel.run(&etr(Hook::Xdp, frame.clone()))?;
+        assert_eq!(outcome.action, XDP_REDIRECT);
+        assert_eq!(outcome.packet[..12], [2, 0, 0, 0, 4, 1, 2, 0, 0, 0, 3, 1]);
+        assert_eq!(outcome.packet[22], 59, "the outer TTL of 60, and this router's decrement");
+    }
+    let unknown = lisp(&Outer::default(), &udp(Flow { destination: 2, ..Flow::default() }, 30));
+    assert_eq!(kernel.run(&etr(Hook::Xdp, unknown))?.action, XDP_PASS);
     Ok(())
 }
