@@ -17,6 +17,7 @@ pub mod network;
 mod observe;
 mod paper;
 pub mod plot;
+mod priority;
 pub mod process;
 mod progress;
 pub mod report;

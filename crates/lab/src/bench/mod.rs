@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use self::path::BenchPath;
 pub use row::{Bench, Row};
 
+use crate::priority::go_first;
 use crate::report::Machine;
 
 /// Arguments of the benchmarks.
@@ -84,13 +85,6 @@ fn measure(group: Group, args: &Args) -> Result<Vec<Row>> {
         Group::Tcp => Ok(vec![tcp::row(&BenchPath::build()?, rounds, args.tcp_seconds.max(1))?]),
         Group::Control => control::rows(rounds),
     }
-}
-
-/// Puts this thread, and what it starts, in front of whatever else the machine does meanwhile. Where that is not
-/// allowed, the figures are only noisier.
-fn go_first() {
-    // SAFETY: setpriority takes integers only; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
 }
 
 fn print(text: &str) -> Result<()> {

@@ -21,6 +21,7 @@ pub use connection::{Target, TargetError};
 pub use generator::{LoadError, Plan, Progress, generate};
 pub use record::{Header, Outcome, Record, RecordFile, RecordWriter, read_records};
 
+use crate::priority::go_first;
 use crate::schedule::Schedule;
 
 /// Arguments of the load generator.
@@ -70,6 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut writer = RecordWriter::new(io::BufWriter::with_capacity(1 << 16, file), &Header::of(&plan))?;
     let mut stdout = io::stdout();
     let print = args.progress;
+    go_first();
     generate(&plan, &mut |record| writer.write(&record), &mut |progress| {
         if print {
             // Whoever watched may be gone; the measurement goes on.

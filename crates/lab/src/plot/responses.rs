@@ -38,7 +38,7 @@ impl Box5 {
 }
 
 fn panel(root: &Area<'_>, boxes: &[Box5]) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let (low, high) = decades(boxes);
+    let (low, high) = limits(boxes);
     let mut chart = ChartBuilder::on(root)
         .caption("Response time: minimum, quartiles, maximum", text(19))
         .margin(12)
@@ -87,10 +87,10 @@ fn panel(root: &Area<'_>, boxes: &[Box5]) -> Result<(), Box<dyn Error + Send + S
     Ok(())
 }
 
-/// Whole decades around every value.
-fn decades(boxes: &[Box5]) -> (f64, f64) {
+/// From the decade of the smallest value to a little above the largest.
+fn limits(boxes: &[Box5]) -> (f64, f64) {
     let values = || boxes.iter().flat_map(|each| each.values).filter(|&value| value > 0.0);
     let low = values().fold(10.0, f64::min).log10().floor();
-    let high = values().fold(100.0, f64::max).log10().ceil();
-    (10_f64.powf(low), 10_f64.powf(high))
+    let high = values().fold(100.0, f64::max) * 1.4;
+    (10_f64.powf(low), high)
 }

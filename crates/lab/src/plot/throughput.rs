@@ -5,7 +5,7 @@ use std::error::Error;
 use plotters::prelude::*;
 
 use super::style::{Area, INK, chart, draw, edge_colour, legend, round_up};
-use crate::report::{LabResult, RunResult};
+use crate::report::{EdgeResult, LabResult, RunResult};
 
 /// Both panels, on the same axes.
 pub(super) fn svg(result: &LabResult) -> anyhow::Result<String> {
@@ -37,7 +37,8 @@ fn panel(
         .draw_series(DashedLineSeries::new(line, 6, 4, INK.stroke_width(2)))?
         .label("offered load")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 9, y)], INK.stroke_width(2)));
-    for (index, (name, edge)) in run.edges.iter().enumerate() {
+    let answered = |(_, (_, edge)): &(usize, (&String, &EdgeResult))| edge.requests > 0;
+    for (index, (name, edge)) in run.edges.iter().enumerate().filter(answered) {
         let colour = edge_colour(index);
         // A rate holds for the second that begins at its time: drawn in the middle of it.
         let line = edge.series.iter().map(|&[t, rps]| (t + 0.5, rps));
