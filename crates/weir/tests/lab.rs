@@ -1,6 +1,8 @@
 //! `weir lab` on a real kernel: what it builds has the delays it names, and nothing of it outlives `weir lab down`,
 //! whatever happened before. Needs root, iproute2, ethtool, ping, nginx and prometheus.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
