@@ -30,6 +30,10 @@ pub fn ensure_mounted() -> Result<(), DataplaneError> {
         return Err(DataplaneError::last("mount bpf on", MOUNT_POINT));
     }
     tracing::info!(path = MOUNT_POINT, "mounted the BPF file system");
+    let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    if mounts("self") != mounts("1") {
+        tracing::warn!("this process has mounts of its own: what it pins goes away with it");
+    }
     Ok(())
 }
 

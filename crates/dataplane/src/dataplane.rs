@@ -114,9 +114,12 @@ pub struct Dataplane {
     observed: Observed,
     desired: Desired,
     pins: PathBuf,
-    underlay_mtu: u32,
+    links: Vec<(Interface, Link)>,
     hook: Chosen,
+    /// Native routes are to be looked at again.
     routes_changed: bool,
+    /// An interface was made anew and has no program yet.
+    unattached: bool,
 }
 
 impl Dataplane {
@@ -147,7 +150,6 @@ impl Dataplane {
         inherit(&mut desired, &observed, &config.eid_space);
         let hook = links.first().map_or(Ok(TC), |(_, link)| choose(config.hook, link))?;
         let mut dataplane = Self {
-            underlay_mtu: underlay.iter().map(|link| link.mtu).min().unwrap_or(1500),
             attachments: Attachments::new(&pins),
             config,
             netlink,
@@ -158,12 +160,14 @@ impl Dataplane {
             observed,
             desired,
             pins,
+            links,
             hook,
             routes_changed: false,
+            unattached: false,
         };
         dataplane.route_local().await?;
         dataplane.commit().await?;
-        dataplane.attach(&links).await?;
+        dataplane.attach().await?;
         Ok(dataplane)
     }
 
@@ -223,11 +227,13 @@ impl Dataplane {
         Ok(plan.refused)
     }
 
-    /// Asks the kernel for the way to every locator again, and commits.
+    /// Asks the kernel for the way to every locator again, takes up interfaces that were made anew under their old
+    /// names, and commits.
     ///
     /// # Errors
     /// As [`commit`](Self::commit). Ways that could not be asked for stay as they were.
-    pub async fn refresh_paths(&mut self) -> Result<Vec<Refusal>, DataplaneError> {
+    pub async fn refresh(&mut self) -> Result<Vec<Refusal>, DataplaneError> {
+        self.unattached |= self.follow_interfaces().await?;
         self.routes_changed = true;
         for rloc in self.wanted_rlocs() {
             match self.resolve(rloc).await? {
@@ -235,7 +241,35 @@ impl Dataplane {
                 None => drop(self.desired.paths.remove(&rloc)),
             }
         }
-        self.commit().await
+        let refused = self.commit().await?;
+        if self.unattached {
+            self.attach().await?;
+            self.unattached = false;
+        }
+        Ok(refused)
+    }
+
+    /// Whether an interface has another index than when it was last looked at. One that is gone may come back.
+    async fn follow_interfaces(&mut self) -> Result<bool, DataplaneError> {
+        let mut links = self.links.clone();
+        for (interface, link) in &mut links {
+            if let Some(now) = self.netlink.link(&interface.name).await? {
+                *link = now;
+            }
+        }
+        let index = |(_, link): &(Interface, Link)| link.ifindex;
+        if links.iter().map(index).eq(self.links.iter().map(index)) {
+            return Ok(false);
+        }
+        let fresh = desired(&self.config, &links, &self.devices, &self.netlink).await?;
+        if let Some((_, underlay)) = with_role(&links, Role::Etr).next() {
+            self.devices.follow_underlay(&self.netlink, underlay).await?;
+        }
+        self.desired.interfaces = fresh.interfaces;
+        self.desired.local_eids = fresh.local_eids;
+        self.links = links;
+        self.route_local().await?;
+        Ok(true)
     }
 
     /// Changes whenever the kernel's links, addresses, routes or neighbours do.
@@ -356,9 +390,9 @@ impl Dataplane {
         wanted
     }
 
-    async fn attach(&mut self, links: &[(Interface, Link)]) -> Result<(), DataplaneError> {
+    async fn attach(&mut self) -> Result<(), DataplaneError> {
         let mut wanted = Vec::new();
-        for (interface, link) in links {
+        for (interface, link) in &self.links {
             let chosen = choose(self.config.hook, link)?;
             tracing::info!(interface = link.name, hook = ?chosen.hook, reason = chosen.reason, "attaching");
             wanted.push((interface.role, chosen.hook, link.clone()));
@@ -390,7 +424,8 @@ impl Dataplane {
         let overhead = |rloc: &IpAddr| if rloc.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
         let ways = self.desired.paths.iter().map(|(rloc, path)| path.mtu.saturating_sub(overhead(rloc)));
         let own = self.config.rlocs.iter().map(overhead).max().unwrap_or(OVERHEAD_V6);
-        let mtu = ways.min().unwrap_or_else(|| self.underlay_mtu.saturating_sub(own));
+        let underlay = with_role(&self.links, Role::Etr).map(|(_, link)| link.mtu).min().unwrap_or(1500);
+        let mtu = ways.min().unwrap_or_else(|| underlay.saturating_sub(own));
         let prefixes: Vec<_> = self.config.eid_space.iter().map(|eid| eid.prefix).collect();
         self.devices.route_eid_space(&self.netlink, &prefixes, mtu).await?;
         let local = |eid: &Eid| self.config.local_eids.iter().any(|local| local.eid == *eid);

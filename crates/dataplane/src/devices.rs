@@ -87,6 +87,17 @@ impl Devices {
         })
     }
 
+    /// Gives the segmenting pair the address of an underlay interface that was made anew.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub async fn follow_underlay(&self, netlink: &Netlink, underlay: &Link) -> Result<(), DataplaneError> {
+        for end in [SEGMENT, SEGMENT_PEER] {
+            netlink.set_up(end, None, Some(underlay.mac), false).await?;
+        }
+        Ok(())
+    }
+
     /// Routes the EID space through [`STACK`], with the largest packet that still fits when encapsulated: this is
     /// what makes the stack fragment, or answer Packet Too Big (RFC 9300 §7.1).
     ///
@@ -124,6 +135,7 @@ impl Devices {
         let route = NewRoute { prefix, ifindex, gateway, mtu: None };
         if !self.routes.contains(&route) {
             netlink.replace_route(&route).await?;
+            self.routes.retain(|r| r.prefix != route.prefix);
             self.routes.push(route);
         }
         Ok(())

@@ -280,6 +280,19 @@ fn xdp_carries_packets_and_survives_a_restart() {
 }
 
 #[test]
+fn interfaces_made_anew_are_taken_up() {
+    let topology = Topology::new("t10");
+    let (mut itr, mut etr) = connected(&topology);
+    assert!(topology.ping(&["-c", "1"]).contains("1 received"));
+    topology.remake_client_link();
+    topology.remake_underlay();
+    [&mut itr, &mut etr].into_iter().for_each(Gateway::refresh);
+    assert!(topology.ping(&["-c", "2"]).contains("2 received"));
+    assert_eq!((topology.attached("i", "i0"), topology.attached("e", "u0")), (1, 1));
+    detach([itr, etr]);
+}
+
+#[test]
 fn a_route_change_reaches_the_locators() {
     let topology = Topology::new("t6");
     let (mut itr, etr) = connected(&topology);

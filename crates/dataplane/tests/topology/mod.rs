@@ -25,12 +25,30 @@ impl Topology {
             run("ip", &["netns", "add", &topology.name(namespace)]);
             topology.ip(namespace, &["link", "set", "lo", "up"]);
         }
-        topology.link(("c", "c0", "10.200.0.2/24"), ("i", "i0", "10.200.0.1/24"));
-        topology.link(("i", "u0", "10.0.1.1/24"), ("e", "u0", "10.0.1.2/24"));
+        topology.client_link();
+        topology.underlay();
         topology.link(("e", "e0", "10.100.0.254/24"), ("s", "s0", "10.100.0.1/24"));
-        topology.ip("c", &["route", "add", "default", "via", "10.200.0.1"]);
         topology.ip("s", &["route", "add", "default", "via", "10.100.0.254"]);
         topology
+    }
+
+    fn client_link(&self) {
+        self.link(("c", "c0", "10.200.0.2/24"), ("i", "i0", "10.200.0.1/24"));
+        self.ip("c", &["route", "add", "default", "via", "10.200.0.1"]);
+    }
+
+    fn underlay(&self) {
+        self.link(("i", "u0", "10.0.1.1/24"), ("e", "u0", "10.0.1.2/24"));
+    }
+
+    pub(crate) fn remake_client_link(&self) {
+        self.ip("i", &["link", "del", "i0"]);
+        self.client_link();
+    }
+
+    pub(crate) fn remake_underlay(&self) {
+        self.ip("i", &["link", "del", "u0"]);
+        self.underlay();
     }
 
     fn link(&self, a: (&str, &str, &str), b: (&str, &str, &str)) {
@@ -140,7 +158,8 @@ impl Gateway {
     }
 
     pub(crate) fn refresh(&mut self) {
-        assert_eq!(self.runtime.block_on(self.dataplane.refresh_paths()).unwrap(), []);
+        let _there = NetnsGuard::enter(&self.namespace).unwrap();
+        assert_eq!(self.runtime.block_on(self.dataplane.refresh()).unwrap(), []);
     }
 
     pub(crate) fn idle(&self, time: Duration) {

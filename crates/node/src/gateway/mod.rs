@@ -63,6 +63,8 @@ pub async fn start(config: config::Gateway, setup: &mut Setup<'_>) -> Result<Run
     let shared = Arc::new(shared::Shared::default());
     metrics::register(setup.registry, Arc::clone(&shared));
     let waiting = "no map server has confirmed the registrations yet";
+    let unsubscribed = "no map server has confirmed the subscriptions yet";
+    let subscribes = !config.subscribe.is_empty();
     let registers = !config.eids.is_empty();
     let (sender, queries) = mpsc::channel(QUERIES_MAX);
     let shell = shell::Shell {
@@ -75,6 +77,7 @@ pub async fn start(config: config::Gateway, setup: &mut Setup<'_>) -> Result<Run
         queries,
         shutdown: setup.shutdown.clone(),
         registered: registers.then(|| setup.readiness.condition("gateway_registered", waiting)),
+        subscribed: subscribes.then(|| setup.readiness.condition("gateway_subscribed", unsubscribed)),
         local_eids: config.eids.iter().map(|local| local.eid).collect(),
         on_stop: settings::on_stop(&config),
         routes: dataplane.route_changes(),

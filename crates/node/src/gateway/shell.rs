@@ -53,6 +53,7 @@ pub(super) struct Shell {
     pub(super) queries: mpsc::Receiver<Query>,
     pub(super) shutdown: Shutdown,
     pub(super) registered: Option<Condition>,
+    pub(super) subscribed: Option<Condition>,
     pub(super) local_eids: Vec<EidPrefix>,
     pub(super) on_stop: OnStop,
     pub(super) routes: watch::Receiver<u64>,
@@ -121,7 +122,7 @@ impl Shell {
         self.xtr.handle_timeout(now);
         if self.work.refresh_at.is_some_and(|at| at <= now) {
             self.work.refresh_at = None;
-            let refreshed = self.dataplane.refresh_paths().await;
+            let refreshed = self.dataplane.refresh().await;
             self.committed(refreshed);
         }
     }
@@ -286,12 +287,24 @@ impl Shell {
                 let reason = format!("map server {map_server} does not confirm registrations");
                 self.registered.iter().for_each(|condition| condition.not_ready(&reason));
             }
+            Event::Subscribed { .. } | Event::NotSubscribed { .. } => self.subscribed(),
             Event::Withdrawn => self.work.withdrawn = true,
             Event::Unresolved { eid } => {
                 let dropped = self.hold.release(eid.instance_id.0, &eid.prefix);
                 self.give_up(&dropped);
             }
             _ => {}
+        }
+    }
+
+    fn subscribed(&self) {
+        let Some(condition) = &self.subscribed else { return };
+        let subscriptions = self.xtr.subscriptions();
+        match subscriptions.iter().find(|subscription| !subscription.active) {
+            None => condition.ready(),
+            Some(waiting) => {
+                condition.not_ready(&format!("the map server does not confirm {}", waiting.eid.prefix));
+            }
         }
     }
 
