@@ -39,8 +39,10 @@ impl Sysctls {
         tracing::info!(sysctl = name, from = old, to = value, "changed");
         if self.changed.iter().all(|(changed, _)| changed != name) {
             self.changed.push((name.to_owned(), old.to_owned()));
-            self.save()
-                .map_err(|source| DataplaneError::system("write", self.file.display().to_string(), source))?;
+            if let Err(error) = self.save() {
+                let file = self.file.display();
+                tracing::warn!(%file, %error, "a later process will not know what to put back");
+            }
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ use crate::topology::{ServiceKind, Topology};
 
 /// Pins of a gateway lie below its node name.
 const PINS: &str = "/sys/fs/bpf/weir";
+/// So do the settings that it is to put back.
+const SETTINGS: &str = "/run/weir";
 const READY_LIMIT: Duration = Duration::from_secs(20);
 const WEIR_LOG_LEVEL: &str = "info";
 
@@ -349,7 +351,12 @@ fn planned(
             .into_iter()
             .flat_map(|found| groups.iter().map(|group| found.path(group)))
             .collect(),
-        pins: gateways.iter().map(|(name, _)| Path::new(PINS).join(format!("lab-{id}-{name}"))).collect(),
+        pins: gateways
+            .iter()
+            .flat_map(|(name, _)| {
+                [PINS, SETTINGS].map(|root| Path::new(root).join(format!("lab-{id}-{name}")))
+            })
+            .collect(),
         directories: vec![directory.to_owned()],
     }
 }
