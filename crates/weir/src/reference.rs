@@ -1,6 +1,7 @@
 //! The texts of `docs/reference`, made from the code they describe.
 
 mod api;
+mod examples;
 
 use std::fmt::Write as _;
 
@@ -45,6 +46,10 @@ fn config() -> String {
     );
     for section in raw::SECTIONS {
         config_section(&mut text, section);
+    }
+    text.push_str("# Examples\n\nWith every default written out; most of it can be left away.\n\n");
+    for (title, file) in examples::examples() {
+        let _ = write!(text, "## {title}\n\n```toml\n{}```\n\n", file.to_toml());
     }
     text
 }

@@ -38,7 +38,7 @@ pub(super) struct Shell {
     pub(super) publications: Publications,
     clock: Clock,
     sockets: Vec<UdpSocket>,
-    families: Vec<bool>,
+    locals: Vec<Option<SocketAddr>>,
     store: WriteBehind,
     metrics: Metrics,
     /// Something that the gauges count has changed.
@@ -54,8 +54,8 @@ impl Shell {
         publications: Publications,
         clock: Clock,
     ) -> Self {
-        let families = sockets.iter().map(|s| s.local_addr().is_ok_and(|a| a.is_ipv4())).collect();
-        Self { machine, publications, clock, sockets, families, store, metrics, recount: true }
+        let locals = sockets.iter().map(|s| s.local_addr().ok()).collect();
+        Self { machine, publications, clock, sockets, locals, store, metrics, recount: true }
     }
 
     /// Serves until the node stops; what is to be stored is on the disk then.
@@ -68,6 +68,7 @@ impl Shell {
         tokio::pin!(timer);
         let mut census = tokio::time::interval(RECOUNT_INTERVAL);
         let mut buffer = vec![0; MAX_DATAGRAM];
+        let mut last = 0;
         loop {
             let due = self.machine.poll_timeout().map(|at| self.clock.deadline(at));
             let due = due.unwrap_or_else(|| Instant::now() + NEVER);
@@ -76,7 +77,10 @@ impl Shell {
                 timer.as_mut().reset(due);
             }
             tokio::select! {
-                socket = readable(&self.sockets) => self.receive(socket, &mut buffer),
+                socket = readable(&self.sockets, last) => {
+                    last = socket;
+                    self.receive(socket, &mut buffer);
+                }
                 () = timer.as_mut() => {
                     self.machine.handle_timeout(self.clock.now());
                     self.act(0);
@@ -135,7 +139,8 @@ impl Shell {
     }
 
     fn transmit(&self, asked: usize, transmit: &Transmit) {
-        let fits = |index: &usize| self.families.get(*index) == Some(&transmit.destination.is_ipv4());
+        let local = |index: usize| self.locals.get(index).copied().flatten();
+        let fits = |index: &usize| local(*index).is_some_and(|local| reaches(local, transmit.destination));
         let index = Some(asked).filter(fits).or_else(|| (0..self.sockets.len()).find(fits));
         let sent = index.and_then(|index| self.sockets.get(index)).map_or_else(
             || Err(ErrorKind::AddrNotAvailable.into()),
@@ -188,11 +193,45 @@ impl Shell {
     }
 }
 
-/// The index of a socket with a datagram. Cancel-safe.
-async fn readable(sockets: &[UdpSocket]) -> usize {
+/// Whether datagrams from one address get to another at all: of its family, and loopback only to loopback.
+fn reaches(local: SocketAddr, destination: SocketAddr) -> bool {
+    let (from, to) = (local.ip(), destination.ip());
+    from.is_ipv4() == to.is_ipv4() && (from.is_unspecified() || from.is_loopback() == to.is_loopback())
+}
+
+/// The index of a socket with a datagram, looking at `last` last so that a busy one cannot starve the others.
+/// Cancel-safe.
+async fn readable(sockets: &[UdpSocket], last: usize) -> usize {
+    let (up_to, after) = (0..=last, last + 1..sockets.len());
     poll_fn(|context| {
-        let ready = sockets.iter().position(|socket| socket.poll_recv_ready(context).is_ready());
+        let mut order = after.clone().chain(up_to.clone());
+        let ready = order.find(|i| sockets.get(*i).is_some_and(|s| s.poll_recv_ready(context).is_ready()));
         ready.map_or(Poll::Pending, Poll::Ready)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_leave_from_an_address_that_reaches() {
+        let cases = [
+            ("10.0.0.10:4342", "10.0.1.1:4342", true),
+            ("127.0.0.1:4342", "10.0.1.1:4342", false),
+            ("10.0.0.10:4342", "127.0.0.1:4342", false),
+            ("127.0.0.1:4342", "127.0.0.2:4342", true),
+            ("0.0.0.0:4342", "127.0.0.1:4342", true),
+            ("[::]:4342", "10.0.1.1:4342", false),
+            ("[2001:db8::10]:4342", "[2001:db8::1]:4342", true),
+        ];
+        for (local, destination, expected) in cases {
+            assert_eq!(
+                reaches(local.parse().unwrap(), destination.parse().unwrap()),
+                expected,
+                "{local} {destination}"
+            );
+        }
+    }
 }

@@ -27,7 +27,7 @@ state_dir = "state"
 listen = "10.0.0.10:9341"
 token_file = "token"
 [mapserver]
-listen = ["10.0.0.10"]
+listen = ["127.0.0.1", "10.0.0.10"]
 [[mapserver.site]]
 name = "edges"
 key_id = 1
