@@ -93,7 +93,7 @@ fn locator(random: &mut Random, index: u8) -> LocatorValue {
         destination: address(random.octet()),
         next_hop: address(random.octet()),
         ifindex: 1,
-        mtu: random.of(&[60, 200, 576, 1500, 1500, 1500, 9000]),
+        mtu: random.of(&[60, 263, 264, 576, 1500, 1500, 1500, 9000]),
         family,
         flags: random.of(&[1, 1, 1, 1, 3, 3, 0, 2]),
         next_hop_mac: [2, 0, 0, 0, 1, index],
