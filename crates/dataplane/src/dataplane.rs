@@ -11,6 +11,7 @@ use bpf_abi::{
     ACTION_ENCAPSULATE, DECAPSULATED, InterfaceValue, NodeValue, OVERHEAD_V4, OVERHEAD_V6, Reason,
     TrafficValue,
 };
+use codec::IpPrefix;
 use tokio::sync::watch;
 
 use crate::attach::{Attachments, Chosen, Hook, Role, choose};
@@ -321,8 +322,9 @@ impl Dataplane {
     /// If the map cannot be read.
     pub fn traffic(&self) -> Result<Vec<Traffic>, DataplaneError> {
         let mut all = Vec::with_capacity(self.observed.traffic.len());
+        let counted = self.observed.counted();
         for key in &self.observed.traffic {
-            let Some(eid) = self.observed.counted(key) else { continue };
+            let Some(eid) = counted.eid(key) else { continue };
             let rloc = if key.locator == DECAPSULATED { None } else { self.observed.rloc(key.locator) };
             if let Some(value) = self.maps.traffic(key)? {
                 all.push(Traffic { eid, rloc, value });
@@ -350,9 +352,11 @@ impl Dataplane {
     /// The most specific prefix that is wanted for an address, and what is wanted.
     #[must_use]
     pub fn wanted(&self, instance_id: u32, address: IpAddr) -> Option<(Eid, &Mapping)> {
-        let holds = |eid: &Eid| eid.instance_id == instance_id && eid.prefix.contains(address);
-        let holding = self.desired.mappings.iter().filter(|(eid, _)| holds(eid));
-        holding.max_by_key(|(eid, _)| eid.prefix.length()).map(|(eid, mapping)| (*eid, mapping))
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (0..=longest).rev().find_map(|length| {
+            let eid = Eid { instance_id, prefix: IpPrefix::new(address, length).ok()? };
+            self.desired.mappings.get(&eid).map(|mapping| (eid, mapping))
+        })
     }
 
     /// Ends the process's part in the data path.

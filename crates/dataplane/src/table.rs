@@ -115,6 +115,22 @@ pub struct Observed {
     last_slot: u32,
 }
 
+/// Which EID-prefix each counter is of.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    remote: BTreeMap<u32, Eid>,
+    local: BTreeMap<u32, Eid>,
+}
+
+impl Counted {
+    /// The prefix, local or remote; `None` if nothing has that name any more.
+    #[must_use]
+    pub fn eid(&self, key: &TrafficKey) -> Option<Eid> {
+        let names = if key.locator == DECAPSULATED { &self.local } else { &self.remote };
+        names.get(&key.id).copied()
+    }
+}
+
 /// One write to one map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapWrite {
@@ -247,15 +263,14 @@ impl Observed {
         live.or_else(|| self.retired.get(eid).map(|(id, slot)| (*id, &**slot)))
     }
 
-    /// The EID-prefix that counters name, local or remote.
+    /// The EID-prefixes that counters name.
     #[must_use]
-    pub fn counted(&self, key: &TrafficKey) -> Option<Eid> {
-        if key.locator == DECAPSULATED {
-            return self.local_eids.iter().find(|(_, l)| l.local_id == key.id).map(|(eid, _)| *eid);
-        }
-        let live = self.map_cache.iter().find(|(_, m)| m.mapping_id == key.id && m.mapping_id != 0);
-        let retired = || self.retired.iter().find(|(_, (id, _))| *id == key.id).map(|(eid, _)| *eid);
-        live.map(|(eid, _)| *eid).or_else(retired)
+    pub fn counted(&self) -> Counted {
+        let retired = self.retired.iter().map(|(eid, (id, _))| (*id, *eid));
+        let live =
+            self.map_cache.iter().filter(|(_, m)| m.mapping_id != 0).map(|(eid, m)| (m.mapping_id, *eid));
+        let local = self.local_eids.iter().map(|(eid, l)| (l.local_id, *eid));
+        Counted { remote: retired.chain(live).collect(), local: local.collect() }
     }
 
     /// The RLOC at a locator index.
@@ -496,7 +511,8 @@ impl<'a> Planner<'a> {
         self.writes.extend(gone.map(|eid| MapWrite::RemoveLocalEid(*eid)));
         let gone = observed.interfaces.keys().filter(|i| !desired.interfaces.contains_key(i));
         self.writes.extend(gone.map(|ifindex| MapWrite::RemoveInterface(*ifindex)));
-        let named = |t: &TrafficKey| self.counters.contains(t) || observed.counted(t).is_some();
+        let counted = observed.counted();
+        let named = |t: &TrafficKey| self.counters.contains(t) || counted.eid(t).is_some();
         let gone: Vec<_> = observed.traffic.iter().filter(|t| !named(t)).collect();
         self.writes.extend(gone.into_iter().map(|key| MapWrite::RemoveTraffic(*key)));
     }
