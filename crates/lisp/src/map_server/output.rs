@@ -16,7 +16,7 @@ use crate::wire::{EidPrefix, LocatorRecord, XtrIdentity};
 pub struct LocatorWeight {
     /// Which locator.
     pub rloc: IpAddr,
-    /// Lower wins; 255 drains.
+    /// Lower wins; 255 is never used, not even by the flows that it has. Weight 0 drains.
     pub priority: u8,
     /// Share among the locators of the best priority.
     pub weight: u8,
@@ -28,8 +28,8 @@ pub enum Command {
     /// Publish these weights instead of the registered ones.
     ///
     /// They replace those set before for the same `eid` and `gateway`. A locator that nobody registered is not
-    /// published; a registered locator that is not named is published with priority 255 (drained: flows that it has
-    /// are not cut from its registration, new ones go elsewhere). If none of the usable named locators is
+    /// published; a registered locator that is not named is published with priority 254 and weight 0 (drained: its
+    /// flows stay, new ones go elsewhere while there is an elsewhere). If none of the usable named locators is
     /// registered any more, the registered priorities and weights apply, so that losing the chosen edges is not
     /// losing the service.
     SetWeights {

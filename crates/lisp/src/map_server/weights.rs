@@ -9,8 +9,11 @@ use super::output::{LocatorWeight, WeightsError, WeightsView};
 use crate::saved::{self, Kind};
 use crate::wire::{EidPrefix, LocatorRecord, XtrIdentity};
 
-/// Priority that keeps new flows away (RFC 9301 §5.4).
-const DRAINED: u8 = 255;
+/// Priority of a locator that is never used: the flows that it has go elsewhere too (RFC 9301 §5.4).
+const NEVER: u8 = 255;
+/// Priority and weight of a registered locator that the weights do not name: usable, so that its flows stay, but new
+/// ones go there only when every named locator is gone.
+const DRAINED: (u8, u8) = (254, 0);
 /// Locators that a record can hold.
 const MAX_LOCATORS: usize = 255;
 
@@ -46,14 +49,14 @@ impl Weights {
         let own = gateway.and_then(|_| self.table.get(&(eid, gateway)));
         let Some(weights) = own.or_else(|| self.table.get(&(eid, None))) else { return };
         let of = |l: &LocatorRecord| weights.iter().find(|w| Some(w.rloc) == l.rloc.ip());
-        let carries = |w: &LocatorWeight| w.priority != DRAINED;
+        let carries = |w: &LocatorWeight| w.priority != NEVER;
         let intended = weights.iter().any(carries);
         // The chosen edges are all gone: the others, drained or not, are better than none.
         if intended && !locators.iter().any(|l| of(l).is_some_and(carries)) {
             return;
         }
         for locator in locators {
-            let (priority, weight) = of(locator).map_or((DRAINED, 0), |w| (w.priority, w.weight));
+            let (priority, weight) = of(locator).map_or(DRAINED, |w| (w.priority, w.weight));
             (locator.priority, locator.weight) = (priority, weight);
         }
     }
@@ -165,7 +168,7 @@ mod tests {
     fn unnamed_is_drained_and_unregistered_is_not_published() {
         let mut weights = Weights::default();
         weights.set(eid(), None, [weight(1, 1, 60), weight(9, 1, 40)].into());
-        assert_eq!(overlaid(&weights, None, &[1, 2]), [(1, 60), (255, 0)]);
+        assert_eq!(overlaid(&weights, None, &[1, 2]), [(1, 60), (254, 0)]);
     }
 
     #[test]

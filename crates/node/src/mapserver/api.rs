@@ -79,13 +79,13 @@ pub struct Weights {
     pub locators: Vec<Locator>,
 }
 
-/// Weight of a locator. Locators that are not named are drained.
+/// Weight of a locator. Locators that are not named are drained: their flows stay, new ones go elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locator {
     /// Which one.
     pub rloc: IpAddr,
-    /// Lower wins, 255 drains.
+    /// Lower wins, 255 is never used.
     pub priority: u8,
     /// Share among locators of the same priority.
     pub weight: u8,
