@@ -233,6 +233,7 @@ impl Registrar {
         };
         let Some(chunk) = server.round.iter_mut().find(|c| c.nonces.contains(&nonce)) else { return true };
         if chunk.acknowledged {
+            out.count(Counter::Retransmission);
             return true;
         }
         chunk.acknowledged = true;
