@@ -100,6 +100,13 @@ impl Process {
         self.child.try_wait()
     }
 
+    /// SIGKILL: it ends without a word, as in a power cut. The process is reaped.
+    pub fn kill(mut self) {
+        // Both fail only when it has ended meanwhile.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// SIGTERM, a grace, SIGKILL; the process is reaped.
     pub fn stop(mut self) {
         signal(self.id.pid, libc::SIGTERM);
