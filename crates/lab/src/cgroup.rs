@@ -130,6 +130,15 @@ impl Cgroup {
         }
     }
 
+    /// The largest weight against everything else on the machine: what a group may use is bounded by its quota or by
+    /// the load, and a compiler running beside the lab must not be what is measured.
+    pub fn favour(&self) -> Result<()> {
+        match self.version {
+            Version::V1 => self.write("cpu.shares", "262144"),
+            Version::V2 => self.write("cpu.weight", "10000"),
+        }
+    }
+
     fn write(&self, file: &str, value: &str) -> Result<()> {
         let path = self.path.join(file);
         fs::write(&path, value).with_context(|| format!("{} = {value}", path.display()))

@@ -22,6 +22,8 @@ use crate::topology::{ServiceKind, Topology};
 const PINS: &str = "/sys/fs/bpf/weir";
 /// So do the settings that it is to put back.
 const SETTINGS: &str = "/run/weir";
+/// The group of programs that have no quota.
+const EVERYTHING_ELSE: &str = "control";
 const READY_LIMIT: Duration = Duration::from_secs(20);
 const WEIR_LOG_LEVEL: &str = "info";
 
@@ -34,6 +36,7 @@ pub struct Lab {
     state: State,
     directory: PathBuf,
     logs: PathBuf,
+    /// One per edge, then that of [`EVERYTHING_ELSE`]; none for services without a quota.
     cgroups: Vec<Cgroup>,
     /// In the order of their start; stopped in reverse.
     processes: Vec<Process>,
@@ -52,8 +55,9 @@ impl Lab {
             ServiceKind::Nginx => Some(Hierarchy::find()?),
             ServiceKind::Model => None,
         };
+        let edges = topology.edges.iter().map(|edge| edge.name.as_str());
         let groups: Vec<String> =
-            topology.edges.iter().map(|edge| format!("weir-{id}-{}", edge.name)).collect();
+            edges.chain([EVERYTHING_ELSE]).map(|name| format!("weir-{id}-{name}")).collect();
         let mut lab = Self {
             state: planned(id, &network, &topology, &directory, hierarchy.as_ref(), &groups),
             delay: Delay::DelayLine,
@@ -71,6 +75,7 @@ impl Lab {
         lab.delay = lab.network.create(&lab.topology)?;
         if let Some(hierarchy) = hierarchy {
             lab.cgroups = groups.iter().map(|group| hierarchy.create(group)).collect::<Result<_>>()?;
+            lab.cgroups.iter().try_for_each(Cgroup::favour)?;
         }
         if lab.delay == Delay::DelayLine {
             lab.start_delay_line()?;
@@ -134,19 +139,18 @@ impl Lab {
         command.args(["lab", "delay-line"]).args(self.network.line_arguments(&self.topology));
         command.arg(format!("--frame-bytes={}", self.topology.underlay_mtu + 100));
         command.arg("--report").arg(self.logs.join("delay-line.json"));
-        self.spawn("delay-line", command, &self.network.line.clone(), None)
+        // Its real-time priority is refused in a v1 group without a real-time budget.
+        self.spawn("delay-line", command, &self.network.line.clone(), Group::None)
     }
 
     /// Starts a program and writes it down.
-    pub fn spawn(
-        &mut self,
-        name: &str,
-        command: Command,
-        netns: &Netns,
-        cgroup: Option<usize>,
-    ) -> Result<()> {
+    fn spawn(&mut self, name: &str, command: Command, netns: &Netns, group: Group) -> Result<()> {
         let log = self.logs.join(format!("{name}.log"));
-        let cgroup = cgroup.and_then(|index| self.cgroups.get(index));
+        let cgroup = match group {
+            Group::None => None,
+            Group::Edge(index) => self.cgroups.get(index),
+            Group::EverythingElse => self.cgroups.last(),
+        };
         let process = Process::spawn(name, command, netns, cgroup, &log)?;
         self.state.processes.push(process.id());
         self.processes.push(process);
@@ -174,7 +178,7 @@ impl Lab {
         limit: Duration,
         mut tick: impl FnMut(Duration),
     ) -> Result<()> {
-        self.spawn(name, command, netns, None)?;
+        self.spawn(name, command, netns, Group::EverythingElse)?;
         let started = Instant::now();
         let ended = interrupt::wait(limit, || {
             tick(started.elapsed());
@@ -229,7 +233,7 @@ impl Lab {
         let command =
             service::edge_command(&self.topology.service, &edge.name, &self.directory, service_time)?;
         let host = self.network.edges[index].host.clone();
-        self.spawn(&edge.name, command, &host, Some(index))?;
+        self.spawn(&edge.name, command, &host, Group::Edge(index))?;
         let url = format!("http://{}:{}/", self.topology.service.address, self.topology.service.port);
         self.wait_for(&host, &[(edge.name, url)])
     }
@@ -250,7 +254,7 @@ impl Lab {
         let gateways = service::gateways(&self.network, &self.topology);
         let control = self.network.control.clone();
         let mapserver = weir("mapserver", &self.roles().mapserver()?)?;
-        self.spawn("mapserver", mapserver, &control, None)?;
+        self.spawn("mapserver", mapserver, &control, Group::EverythingElse)?;
         self.wait_for(&control, &[ready("mapserver", CONTROL.to_string(), MAPSERVER_PORT)])?;
         let mut namespaces = vec![self.network.client_gateway.clone()];
         namespaces.extend(self.network.edges.iter().map(|edge| edge.gateway.clone()));
@@ -259,10 +263,10 @@ impl Lab {
                 None => self.roles().client_gateway()?,
                 Some(edge) => self.roles().edge_gateway(edge)?,
             };
-            self.spawn(name, weir("gateway", &file)?, netns, None)?;
+            self.spawn(name, weir("gateway", &file)?, netns, Group::EverythingElse)?;
         }
         let prometheus = service::prometheus_command(&self.topology, &gateways, &self.directory)?;
-        self.spawn("prometheus", prometheus, &control, None)?;
+        self.spawn("prometheus", prometheus, &control, Group::EverythingElse)?;
         let mut all: Vec<_> = gateways
             .iter()
             .map(|(name, address)| (name.clone(), format!("http://{address}/readyz")))
@@ -275,7 +279,7 @@ impl Lab {
     pub fn start_controller(&mut self) -> Result<()> {
         let control = self.network.control.clone();
         let command = weir("controller", &self.roles().controller()?)?;
-        self.spawn("controller", command, &control, None)?;
+        self.spawn("controller", command, &control, Group::EverythingElse)?;
         self.wait_for(&control, &[ready("controller", CONTROL.to_string(), CONTROLLER_PORT)])
     }
 
@@ -330,6 +334,14 @@ impl Drop for Lab {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Which cgroup a program belongs to.
+#[derive(Clone, Copy, Debug)]
+enum Group {
+    None,
+    Edge(usize),
+    EverythingElse,
 }
 
 /// What the lab will have, to be written down before anything is made.
