@@ -7,15 +7,15 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::interrupt;
 use crate::lab::Lab;
 use crate::topology::ServiceKind;
 
 /// Requests that wait at the edge while it is saturated: enough to keep it busy, few enough for its accept queue.
-const WAITING: f64 = 48.0;
-const WARM_UP: Duration = Duration::from_millis(400);
+const WAITING: f64 = 32.0;
+const WARM_UP: Duration = Duration::from_millis(600);
 const MEASURE: Duration = Duration::from_millis(1600);
 /// A share to begin with; the second try is already proportional to what was measured.
 const FIRST_SHARE: f64 = 0.06;
@@ -33,18 +33,15 @@ pub struct Calibrated {
     pub tries: Vec<[f64; 2]>,
 }
 
-/// Starts the first edge's service, searches, and limits every edge. The services are left stopped.
-pub fn calibrate(lab: &mut Lab, mut tell: impl FnMut(&str)) -> Result<Calibrated> {
-    lab.start_service(0)?;
-    let found = match lab.topology().service.kind {
+/// Searches and limits every edge. The services run, and every client reaches the first edge.
+pub fn calibrate(lab: &Lab, mut tell: impl FnMut(&str)) -> Result<Calibrated> {
+    match lab.topology().service.kind {
         ServiceKind::Nginx => search(lab, &mut tell),
         ServiceKind::Model => {
             let saturation = measure(lab)?;
             Ok(Calibrated { share: None, saturation, quotas_us: Vec::new(), tries: Vec::new() })
         }
-    };
-    lab.stop_services()?;
-    found
+    }
 }
 
 fn search(lab: &Lab, tell: &mut impl FnMut(&str)) -> Result<Calibrated> {
@@ -54,7 +51,7 @@ fn search(lab: &Lab, tell: &mut impl FnMut(&str)) -> Result<Calibrated> {
     loop {
         interrupt::check()?;
         let share = search.next_share();
-        let quotas = lab.limit_edges(share)?;
+        lab.limit_edges(share)?;
         let rate = measure(lab)?;
         search.note(share, rate);
         tell(&format!("{:.2} % of a CPU: {rate:.0} requests/s", share * 100.0));
@@ -66,7 +63,7 @@ fn search(lab: &Lab, tell: &mut impl FnMut(&str)) -> Result<Calibrated> {
                     calibration.saturation
                 );
             }
-            lab.limit_edges(share)?;
+            let quotas = lab.limit_edges(share)?;
             let quotas_us = quotas.iter().map(|quota| [quota.quota_us, quota.period_us]).collect();
             return Ok(Calibrated { share: Some(share), saturation: rate, quotas_us, tries: search.tries });
         }
@@ -119,25 +116,25 @@ impl Search {
     }
 }
 
-/// Requests/s of the first edge with more clients than it can serve, from its gateway. Clients think for one
-/// round-trip time between connection and request, so that both reach the server apart, as they do over the real path.
+/// Requests/s of the first edge with more clients than it can serve, over the path that the load will take: a request
+/// costs the edge more when its packets come apart than when they wait together.
 fn measure(lab: &Lab) -> Result<f64> {
     let topology = lab.topology();
     let target = SocketAddr::from((topology.service.address, topology.service.port));
-    let think = topology.edges[0].rtt;
-    let clients = 2.0 * topology.calibration.saturation * think.as_secs_f64() + WAITING;
-    lab.network().edges[0].gateway.run(|| {
+    // One round trip for the connection, one for the request.
+    let clients = 2.0 * topology.calibration.saturation * topology.edges[0].rtt.as_secs_f64() + WAITING;
+    lab.network().client.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        tokio::task::LocalSet::new().block_on(&runtime, saturate(target, clients, think))
+        tokio::task::LocalSet::new().block_on(&runtime, saturate(target, clients))
     })
 }
 
-async fn saturate(target: SocketAddr, clients: f64, think: Duration) -> Result<f64> {
+async fn saturate(target: SocketAddr, clients: f64) -> Result<f64> {
     let from = Instant::now() + WARM_UP;
     let until = from + MEASURE;
     let mut started = Vec::new();
     while (started.len() as f64) < clients {
-        started.push(tokio::task::spawn_local(client(target, think, from, until)));
+        started.push(tokio::task::spawn_local(client(target, from, until)));
     }
     let mut completed = 0;
     for client in started {
@@ -147,10 +144,10 @@ async fn saturate(target: SocketAddr, clients: f64, think: Duration) -> Result<f
 }
 
 /// One request after another, each on a connection of its own; counts those that end in the window.
-async fn client(target: SocketAddr, think: Duration, from: Instant, until: Instant) -> Result<u32> {
+async fn client(target: SocketAddr, from: Instant, until: Instant) -> Result<u32> {
     let mut completed = 0;
     while Instant::now() < until {
-        let answered = timeout(Duration::from_secs(5), request(target, think)).await;
+        let answered = timeout(Duration::from_secs(5), request(target)).await;
         answered.context("edge 1 does not answer within 5 s")??;
         let now = Instant::now();
         completed += u32::from(now >= from && now < until);
@@ -158,9 +155,8 @@ async fn client(target: SocketAddr, think: Duration, from: Instant, until: Insta
     Ok(completed)
 }
 
-async fn request(target: SocketAddr, think: Duration) -> Result<()> {
+async fn request(target: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(target).await?;
-    sleep(think).await;
     let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = Vec::with_capacity(8192);

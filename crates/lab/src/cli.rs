@@ -175,15 +175,18 @@ fn up(arguments: &UpArgs) -> Result<()> {
     let id = fresh_id();
     progress.step(&format!("building lab {id}"));
     let mut lab = Lab::build(&id, topology, &Path::new(DIRECTORY).join(&id).join("logs"))?;
-    let calibrated = calibrate(&mut lab, |text| progress.step(text))?;
-    progress.step(&format!("edge 1 saturates at {:.0} requests/s", calibrated.saturation));
     lab.start_services()?;
-    if !arguments.plain {
+    if arguments.plain {
+        lab.network().route_plainly(lab.topology())?;
+    } else {
         progress.step("starting the overlay");
         lab.start_overlay()?;
+        paper::begin(&mut lab)?;
+    }
+    let calibrated = calibrate(&lab, |text| progress.step(text))?;
+    progress.step(&format!("edge 1 saturates at {:.0} requests/s", calibrated.saturation));
+    if !arguments.plain {
         lab.start_controller()?;
-    } else {
-        lab.network().route_plainly(lab.topology())?;
     }
     explain(&lab);
     lab.keep()?;

@@ -39,15 +39,14 @@ struct Run {
 
 /// Runs both and puts the figures together. Records and logs go to `out`.
 pub(crate) fn run(lab: &mut Lab, quick: bool, out: &Path, progress: &Progress) -> Result<LabResult> {
-    progress.step("calibrating: the quota at which edge 1 saturates");
-    let calibrated = calibrate(lab, |text| progress.step(text))?;
-    progress.step(&format!("edge 1 saturates at {:.0} requests/s", calibrated.saturation));
     progress.step("starting services, map server, gateways and Prometheus");
     lab.start_services()?;
     lab.start_overlay()?;
-    await_registrations(lab)?;
+    begin(lab)?;
+    progress.step("calibrating: the quota at which edge 1 saturates");
+    let calibrated = calibrate(lab, |text| progress.step(text))?;
+    progress.step(&format!("edge 1 saturates at {:.0} requests/s", calibrated.saturation));
 
-    set_first_edge_only(lab)?;
     let without = load(lab, "without", false, out, progress)?;
     // A queue that the first run left behind is not the second run's.
     lab.stop_services()?;
@@ -57,6 +56,12 @@ pub(crate) fn run(lab: &mut Lab, quick: bool, out: &Path, progress: &Progress) -
     let with = load(lab, "with", true, out, progress)?;
     lab.stop("controller")?;
     Ok(result(lab, quick, &calibrated, &without, &with))
+}
+
+/// Waits for the overlay to be whole and sends everything to the first edge.
+pub(crate) fn begin(lab: &mut Lab) -> Result<()> {
+    await_registrations(lab)?;
+    set_first_edge_only(lab)
 }
 
 /// The load curve of a topology.
