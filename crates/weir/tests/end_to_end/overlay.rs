@@ -187,10 +187,10 @@ impl Overlay {
         self
     }
 
-    /// Stops the client gateway, which leaves its data path running.
-    pub(crate) fn stop_client_gateway(mut self) -> Self {
+    /// Ends the client gateway, which leaves its data path running either way.
+    pub(crate) fn end_client_gateway(mut self, end: fn(Process)) -> Self {
         self.remembered_ms = self.publish_to_applied_ms();
-        self.client_gateway.take().unwrap().stop();
+        end(self.client_gateway.take().unwrap());
         self
     }
 

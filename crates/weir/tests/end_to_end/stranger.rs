@@ -11,7 +11,8 @@ const CONTROL_PORT: u16 = 4342;
 const DATA_PORT: u16 = 4341;
 /// Datagrams between two looks at the counters, so that a socket's buffer holds them all.
 const BATCH: usize = 50;
-const GARBAGE: usize = 500;
+/// Datagrams without any meaning, to every port.
+pub(crate) const GARBAGE: usize = 500;
 /// Counters of what was refused, or answered without effect.
 const MAPSERVER_COUNTER: &str = "weir_mapserver_reasons_total";
 const GATEWAY_COUNTER: &str = "weir_gateway_control_events_total";

@@ -47,6 +47,24 @@ pub(crate) struct Answer {
     pub(crate) edge: String,
 }
 
+/// Both kinds of clients.
+pub(crate) struct Clients {
+    pub(crate) keepers: Keepers,
+    pub(crate) load: Load,
+}
+
+impl Clients {
+    /// Starts the load; no connection lives on yet.
+    pub(crate) fn start(netns: &Netns) -> Self {
+        Self { keepers: Keepers::start(netns.clone()), load: Load::start(netns.clone()) }
+    }
+
+    /// Stops both after their last answers.
+    pub(crate) fn stop(self) -> (Vec<Answer>, Vec<Held>) {
+        (self.load.stop(), self.keepers.stop())
+    }
+}
+
 /// New connections at a constant rate, until it is stopped.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
