@@ -110,6 +110,7 @@ impl Capture {
 #[expect(dead_code, reason = "what is only printed helps to find the frame")]
 pub(crate) struct Frame {
     number: String,
+    at_s: f64,
     sources: Vec<String>,
     ports: Vec<String>,
     protocols: String,
@@ -121,7 +122,7 @@ pub(crate) struct Frame {
     malformed: bool,
 }
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "frame.number",
     "ip.src",
     "udp.dstport",
@@ -132,6 +133,7 @@ const FIELDS: [&str; 11] = [
     "tcp.checksum.status",
     "_ws.expert.severity",
     "_ws.expert.message",
+    "frame.time_epoch",
     "_ws.malformed",
 ];
 
@@ -144,6 +146,7 @@ impl Frame {
         };
         Self {
             number: fields[0].to_owned(),
+            at_s: fields[10].parse().unwrap(),
             sources: list(1),
             ports: list(2),
             protocols: fields[3].to_owned(),
@@ -152,7 +155,7 @@ impl Frame {
             udp_checksums: list(6),
             tcp_checksums: list(7),
             remarks: list(8).iter().map(|text| text.parse().unwrap()).zip(list(9)).collect(),
-            malformed: !fields[10].is_empty(),
+            malformed: !fields[11].is_empty(),
         }
     }
 
@@ -194,9 +197,12 @@ impl Frames {
         Self(text.lines().map(Frame::parse).filter(|frame| frame.source() != stranger).collect())
     }
 
-    /// Frames with LISP data that a host sent.
-    pub(crate) fn data_from(&self, source: &str) -> usize {
-        self.0.iter().filter(|frame| frame.is_to(DATA_PORT) && frame.source() == source).count()
+    /// Frames with LISP data that a host sent before a moment.
+    pub(crate) fn data_from(&self, source: &str, until_ns: u64) -> usize {
+        let until_s = until_ns as f64 / 1e9;
+        let matches =
+            |frame: &&Frame| frame.is_to(DATA_PORT) && frame.source() == source && frame.at_s < until_s;
+        self.0.iter().filter(matches).count()
     }
 
     /// Control messages by type; ECM (type 8) counts once, with what is inside.

@@ -52,16 +52,16 @@ fn no_flow_moves_and_no_request_fails() {
     let (answers, held) = clients.stop();
     assert_no_failure(&answers);
     counters_agree(&overlay, &answers, &held);
+    let (encapsulated, quiet_ns) = (overlay.packets_encapsulated(unix_ns()), unix_ns());
     print_summary(&overlay, &answers, &held);
     a_cut_link_is_probed_away(&network, &overlay);
 
-    let encapsulated = overlay.packets_encapsulated(unix_ns());
     overlay.stop();
     let frames = capture.stop();
     eprintln!("{} frames; control messages: {:?}", frames.len(), frames.control_types());
     eprintln!("remarks: {:#?}", frames.remarks());
     frames.assert_flawless();
-    let seen = frames.data_from(&CLIENT_RLOC.to_string());
+    let seen = frames.data_from(&CLIENT_RLOC.to_string(), quiet_ns);
     assert_eq!(seen, encapsulated, "the wire and the counters agree");
 }
 

@@ -20,11 +20,11 @@ use crate::api::wait_for;
 use crate::network::{SERVICE, sources};
 
 /// New connections per second.
-pub(crate) const RATE: f64 = 120.0;
+pub(crate) const RATE: f64 = 200.0;
 /// Time between an answer and the next request on a connection that lives on.
 const PAUSE: Duration = Duration::from_millis(250);
 /// A request without an answer after this time has failed.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 80;
 
 /// Connections by edge.
