@@ -119,7 +119,6 @@ impl Shell {
             if let Err(error) = self.machine.handle_datagram(self.clock.now(), from, datagram) {
                 self.metrics.reason(Counter::Malformed);
                 tracing::debug!(%from, %error, "not a LISP control message");
-                self.metrics.reason(Counter::Malformed);
             }
             self.act(socket);
         }

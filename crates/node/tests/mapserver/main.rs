@@ -16,10 +16,11 @@ const SERVICE: &str = "10.100.0.1/32";
 const EDGE1: &str = "10.0.2.1";
 const EDGE2: &str = "10.0.3.1";
 
-/// Locator and weight of those that flows may use.
+/// Locator and weight of those that new flows go to.
 fn usable(delta: &TableDelta) -> Vec<(String, u8)> {
     let TableDelta::Set { locators, .. } = delta else { return Vec::new() };
-    locators.iter().filter(|l| l.priority != 255).map(|l| (l.rloc.to_string(), l.weight)).collect()
+    let best = locators.iter().map(|l| l.priority).min();
+    locators.iter().filter(|l| Some(l.priority) == best).map(|l| (l.rloc.to_string(), l.weight)).collect()
 }
 
 fn shares(weights: &[(&str, u8)]) -> Vec<(String, u8)> {
