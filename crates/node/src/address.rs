@@ -1,7 +1,7 @@
 //! Prefixes and identities as the API writes them.
 
 use codec::IpPrefix;
-use lisp::wire::{EidPrefix, InstanceId, XtrId};
+use lisp::wire::{EidPrefix, InstanceId, SiteId, XtrId, XtrIdentity};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -42,6 +42,21 @@ pub fn xtr_id_text(id: XtrId) -> String {
     format!("{:032x}", u128::from_be_bytes(id.0))
 }
 
+/// An xTR that has no name in the configuration; names hold no colon.
+#[must_use]
+pub fn identity_text(identity: XtrIdentity) -> String {
+    format!("xtr-id:{}/{}", xtr_id_text(identity.xtr_id), identity.site_id.0)
+}
+
+/// Reads what [`identity_text`] wrote.
+#[must_use]
+pub fn read_identity(text: &str) -> Option<XtrIdentity> {
+    let (xtr_id, site_id) = text.strip_prefix("xtr-id:")?.split_once('/')?;
+    let xtr_id = XtrId(u128::from_str_radix(xtr_id, 16).ok()?.to_be_bytes());
+    let identity = XtrIdentity { xtr_id, site_id: SiteId(site_id.parse().ok()?) };
+    (identity_text(identity) == text).then_some(identity)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +68,16 @@ mod tests {
         assert!(read("10.100.0.1/16").unwrap_err().to_string().contains("write 10.100.0.0/16"));
         assert!(read("10.100.0.1/33").unwrap_err().to_string().contains("longer than the 32 bits"));
         assert_eq!(xtr_id_text(XtrId([1; 16])), "01".repeat(16));
+    }
+
+    #[test]
+    fn identities_are_text_of_one_form() {
+        let identity = XtrIdentity { xtr_id: XtrId([0xa; 16]), site_id: SiteId(7) };
+        let text = identity_text(identity);
+        assert_eq!(text, format!("xtr-id:{}/7", "0a".repeat(16)));
+        assert_eq!(read_identity(&text), Some(identity));
+        for other in ["client-gateway", "xtr-id:0a/7", &text.to_uppercase(), &text.replace("/7", "/+7")] {
+            assert_eq!(read_identity(other), None, "{other}");
+        }
     }
 }

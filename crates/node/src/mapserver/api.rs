@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::serve::{Job, Shell};
-use crate::address::{Prefix, xtr_id_text};
+use crate::address::{Prefix, identity_text, read_identity, xtr_id_text};
 use crate::clock::Clock;
 use crate::http::{ApiError, JsonBody};
 
@@ -72,7 +72,8 @@ pub struct Weights {
     /// Its instance.
     #[serde(default)]
     pub instance_id: u32,
-    /// Name of a configured subscriber; null for all.
+    /// Name of a configured subscriber; null for all. Weights of one that is no longer configured are listed under
+    /// `xtr-id:XTR-ID/SITE-ID`.
     #[serde(default)]
     pub gateway: Option<String>,
     /// At least one.
@@ -100,7 +101,7 @@ pub struct WeightsKey {
     /// Its instance.
     #[serde(default)]
     pub instance_id: u32,
-    /// Name of a configured subscriber; null for all.
+    /// Name of a configured subscriber, or `xtr-id:XTR-ID/SITE-ID` as listed; null for all.
     #[serde(default)]
     pub gateway: Option<String>,
 }
@@ -188,11 +189,14 @@ impl Api {
         let Some(name) = gateway else { return Ok(None) };
         let known = || self.gateways.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let unknown = || ApiError::field("gateway", format!("`{name}` is no subscriber; known: {}", known()));
-        self.gateways.get(name).copied().map(Some).ok_or_else(unknown)
+        let identity = self.gateways.get(name).copied().or_else(|| read_identity(name));
+        identity.map(Some).ok_or_else(unknown)
     }
 
-    fn name(&self, gateway: XtrIdentity) -> Option<String> {
-        self.gateways.iter().find(|(_, identity)| **identity == gateway).map(|(name, _)| name.clone())
+    /// Null would mean all gateways, also for one that was taken out of the configuration.
+    fn name(&self, gateway: XtrIdentity) -> String {
+        let configured = self.gateways.iter().find(|(_, identity)| **identity == gateway);
+        configured.map_or_else(|| identity_text(gateway), |(name, _)| name.clone())
     }
 }
 
@@ -237,7 +241,7 @@ async fn weights(State(api): Shared) -> Result<Json<Vec<Weights>>, ApiError> {
     let weights = views.into_iter().map(|view| Weights {
         eid: Prefix(view.eid.prefix),
         instance_id: view.eid.instance_id.0,
-        gateway: view.gateway.and_then(|gateway| api.name(gateway)),
+        gateway: view.gateway.map(|gateway| api.name(gateway)),
         locators: view.locators.iter().map(locator).collect(),
     });
     Ok(Json(weights.collect()))

@@ -75,6 +75,23 @@ fn a_weight_change_reaches_the_subscriber_and_survives_a_restart() {
 }
 
 #[test]
+fn weights_of_a_removed_subscriber_are_not_those_of_all() {
+    in_namespace(async {
+        let mut server = Server::new().await;
+        let own = weights(json!("gateway-1"), &[(EDGE1, 70)]);
+        assert_eq!(server.put("/v1/weights", &own).await.0, 200);
+        server.restart_without_gateway_1().await;
+        let name = json!("xtr-id:0a000101000000000000000000000000/1");
+        assert_eq!(server.get("/v1/weights").await, (200, json!([weights(name.clone(), &[(EDGE1, 70)])])));
+        let (status, answer) = server.put("/v1/weights", &weights(name.clone(), &[(EDGE1, 1)])).await;
+        assert_eq!((status, &answer["field"]), (400, &json!("gateway")), "{answer}");
+        assert_eq!(server.delete("/v1/weights", &json!({"eid": SERVICE, "gateway": name})).await, 204);
+        assert_eq!(server.get("/v1/weights").await, (200, json!([])));
+        server.stop().await;
+    });
+}
+
+#[test]
 fn an_edge_that_leaves_is_withdrawn_at_once() {
     in_namespace(async {
         let mut server = Server::new().await;

@@ -58,8 +58,8 @@ fn secret(path: &Path, content: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-async fn start(directory: &Path) -> Running {
-    let config = Config::parse(CONFIG, directory).unwrap();
+async fn start(directory: &Path, config: &str) -> Running {
+    let config = Config::parse(config, directory).unwrap();
     let mut registry = node::metrics::registry(&config.node.name);
     let (trigger, shutdown) = node::signal::shutdown();
     let (readiness, store) = (Readiness::default(), Store::open(&config.node.state_dir).unwrap());
@@ -82,7 +82,7 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         secret(&directory.path().join("key"), super::xtr::SECRET);
         secret(&directory.path().join("token"), TOKEN);
-        let running = Some(start(directory.path()).await);
+        let running = Some(start(directory.path(), CONFIG).await);
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         Self { directory, client, running }
     }
@@ -95,8 +95,17 @@ impl Server {
     }
 
     pub(crate) async fn restart(&mut self) {
+        self.restart_with(CONFIG).await;
+    }
+
+    /// Restarts under a configuration in which `gateway-1` has another name and another identity.
+    pub(crate) async fn restart_without_gateway_1(&mut self) {
+        self.restart_with(&CONFIG.replace("gateway-1", "gateway-2").replace("0a000101", "0a000102")).await;
+    }
+
+    async fn restart_with(&mut self, config: &str) {
         self.stop().await;
-        self.running = Some(start(self.directory.path()).await);
+        self.running = Some(start(self.directory.path(), config).await);
     }
 
     fn url(path: &str) -> String {
