@@ -157,6 +157,22 @@ impl ServiceCore {
         self.state_since
     }
 
+    /// Whose API asks for another token, in words: no later decision can help.
+    pub(super) fn refused_token(&self) -> Option<String> {
+        const UNAUTHORIZED: u16 = 401;
+        let newest = self.history.newest()?;
+        let service = &self.name;
+        match (newest.effect.error(), &newest.decision.measurement) {
+            (Some(error @ FetchError::Status { status: UNAUTHORIZED, .. }), _) => {
+                Some(format!("service {service}: the map server: {error}"))
+            }
+            (_, measurement @ Measurement::HttpError { status: UNAUTHORIZED, .. }) => {
+                Some(format!("service {service}: {measurement}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Time of the last change that the map server took.
     pub(super) const fn changed_at(&self) -> Option<Duration> {
         self.changed_at

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
@@ -97,7 +97,11 @@ async fn read(request: RequestBuilder) -> Result<Vec<u8>, FetchError> {
     if status.is_success() {
         return Ok(body);
     }
-    Err(FetchError::Status { status: status.as_u16(), message: words(&body) })
+    let message = match status {
+        StatusCode::UNAUTHORIZED => "token_file is missing or names another token".to_owned(),
+        _ => words(&body),
+    };
+    Err(FetchError::Status { status: status.as_u16(), message })
 }
 
 /// The innermost cause says what happened; the outer ones only that a request failed.

@@ -65,7 +65,8 @@ pub enum ControllerError {
     LoopEnded(String),
 }
 
-/// Starts the role. It is ready when every service had its first decision, be it to hold.
+/// Starts the role. It is ready when every service had its first decision, be it to hold, and no API that it needs asks
+/// for another token.
 ///
 /// # Errors
 /// [`ControllerError`] if a service cannot be decided about.
@@ -112,20 +113,29 @@ impl Controller {
             loops.spawn(async move { service.run(interval, starting).await });
         }
         drop(starting);
-        let mut ready = false;
+        let mut decided = false;
+        let mut look = tokio::time::interval(self.interval);
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
                 // Nothing is ever sent: the channel closes when the last loop drops its end.
-                None = started.recv(), if !ready => {
-                    condition.ready();
-                    ready = true;
+                None = started.recv(), if !decided => {
+                    decided = true;
+                    self.report(&condition);
                 }
+                _ = look.tick(), if decided => self.report(&condition),
                 Some(ended) = loops.join_next() => {
                     let why = ended.err().map_or_else(String::new, |e| e.to_string());
                     return Err(ControllerError::LoopEnded(why));
                 }
             }
+        }
+    }
+
+    fn report(&self, condition: &Condition) {
+        match self.services.iter().find_map(|service| service.with_core(|core| core.refused_token())) {
+            Some(why) => condition.not_ready(&why),
+            None => condition.ready(),
         }
     }
 }

@@ -358,7 +358,22 @@ async fn a_wrong_token_is_an_error_and_not_an_empty_list() {
     };
     let view = Controller::new(&config, Clock::start()).unwrap().tick().await;
     assert_eq!((view.state.as_str(), mapserver.puts()), ("unapplied", 0));
-    assert_eq!(view.decision.unwrap().error.as_deref(), Some("HTTP status 401"));
+    let words = "HTTP status 401: token_file is missing or names another token";
+    assert_eq!(view.decision.unwrap().error.as_deref(), Some(words));
+    let readiness = Readiness::default();
+    let (_trigger, mut stop) = shutdown();
+    let controller = Controller::new(&config, Clock::start()).unwrap();
+    let not_ready = async {
+        let told = |reason: &Option<String>| reason.as_ref().is_some_and(|why| why.contains("token_file"));
+        while !readiness.conditions().values().any(told) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        ended = controller.run(readiness.condition("controller", "starting"), stop.clone()) => ended.unwrap(),
+        () = stop.requested() => {}
+        () = not_ready => {}
+    }
     config.mapserver_token = Some(Secret::new(TOKEN));
     assert_eq!(Controller::new(&config, Clock::start()).unwrap().tick().await.state, "fresh");
 }
