@@ -106,6 +106,7 @@ impl Roles<'_> {
             listen: vec![CONTROL.to_string()],
             site: vec![site("clients", 1, CLIENT_PREFIX), site("edges", 2, &self.service_eid())],
             subscriber: vec![subscriber],
+            ..raw::MapServer::default()
         };
         self.write("mapserver", &format!("{CONTROL}:{MAPSERVER_PORT}"), |file| {
             file.mapserver = Some(mapserver)

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use lisp::map_server::Limits;
+use lisp::rate::RateLimit;
 use lisp::wire::{CONTROL_PORT, EidPrefix, SiteId, XtrIdentity};
 
 use super::checks::Checks;
@@ -17,6 +20,8 @@ pub struct MapServer {
     pub sites: Vec<Site>,
     /// Who may subscribe.
     pub subscribers: Vec<Subscriber>,
+    /// Bounds of work per peer.
+    pub limits: Limits,
 }
 
 /// Who may register what.
@@ -67,7 +72,23 @@ impl Checks {
         self.distinct("mapserver.subscriber", "name", &subscribers, |s| s.name.clone());
         self.distinct("mapserver.subscriber", "xtr_id", &subscribers, |s| s.identity);
         self.one_owner(sites.as_deref());
-        Some(MapServer { listen: listen?, sites: sites?, subscribers: subscribers? })
+        let map_request = self.rate("map_request", mapserver.map_request_rate, mapserver.map_request_burst);
+        let map_reply = self.rate("map_reply", mapserver.map_reply_rate, mapserver.map_reply_burst);
+        let limits = Limits { map_request: map_request?, map_reply: map_reply?, ..Limits::default() };
+        Some(MapServer { listen: listen?, sites: sites?, subscribers: subscribers?, limits })
+    }
+
+    /// `rate` per second after `burst` at once.
+    fn rate(&mut self, name: &str, rate: u32, burst: u32) -> Option<RateLimit> {
+        const MAX: u32 = 1_000_000;
+        for (key, value) in [("rate", rate), ("burst", burst)] {
+            if !(1..=MAX).contains(&value) {
+                let path = format!("mapserver.{name}_{key}");
+                self.problem(&path, format!("{value} is out of range: 1 to {MAX}"));
+            }
+        }
+        let within = (1..=MAX).contains(&rate) && (1..=MAX).contains(&burst);
+        within.then(|| RateLimit { burst, interval: Duration::from_secs(1) / rate })
     }
 
     fn site(&mut self, path: &str, site: raw::Site) -> Option<Site> {

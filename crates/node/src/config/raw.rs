@@ -251,6 +251,14 @@ section! {
     MapServer {
         /// Required. `ADDRESS` or `ADDRESS:PORT`.
         listen: Vec<String> = Vec::new(),
+        /// Map-Requests per second that one address may send for long; the rest is dropped and counted.
+        map_request_rate: u32 = 1000,
+        /// Map-Requests that one address may send at once.
+        map_request_burst: u32 = 1000,
+        /// Map-Replies per second to one ITR-RLOC; RFC 9301 §5.4 recommends one in 3 s, too few for a gateway's start.
+        map_reply_rate: u32 = 100,
+        /// Map-Replies to one ITR-RLOC at once.
+        map_reply_burst: u32 = 200,
         /// `[[mapserver.site]]`
         site: Vec<Site> = Vec::new(),
         /// `[[mapserver.subscriber]]`

@@ -324,3 +324,23 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn limits_of_a_map_server_are_its_defaults_or_as_written() {
+    let limits = |more: &str| {
+        let text = MAPSERVER.replace("[mapserver]\n", &format!("[mapserver]\n{more}\n"));
+        Config::parse(&text, directory().path()).map(|config| config.mapserver.unwrap().limits)
+    };
+    let defaults = lisp::map_server::Limits::default();
+    let found = limits("").unwrap();
+    assert_eq!((found.map_request, found.map_reply), (defaults.map_request, defaults.map_reply));
+    let found = limits("map_request_rate = 20\nmap_request_burst = 7").unwrap();
+    assert_eq!((found.map_request.burst, found.map_request.interval.as_millis()), (7, 50));
+    let paths: Vec<String> = limits("map_request_rate = 0\nmap_reply_burst = 1000001")
+        .unwrap_err()
+        .problems
+        .into_iter()
+        .map(|problem| problem.path)
+        .collect();
+    assert_eq!(paths, ["mapserver.map_request_rate", "mapserver.map_reply_burst"]);
+}

@@ -7,7 +7,7 @@ mod serve;
 
 use std::net::SocketAddr;
 
-use lisp::map_server::{AllowedPrefix, Limits, MapServer, MapServerConfig, NonceCheck, Site, Subscriber};
+use lisp::map_server::{AllowedPrefix, MapServer, MapServerConfig, NonceCheck, Site, Subscriber};
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
@@ -115,6 +115,6 @@ fn machine_config(config: &config::MapServer) -> MapServerConfig {
         listen: config.listen.iter().map(SocketAddr::ip).collect(),
         sites: config.sites.iter().map(site).collect(),
         subscribers: config.subscribers.iter().map(subscriber).collect(),
-        limits: Limits::default(),
+        limits: config.limits.clone(),
     }
 }

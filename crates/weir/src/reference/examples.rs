@@ -86,8 +86,12 @@ fn map_server() -> File {
         key_file: "pubsub.key".into(),
         ..Subscriber::default()
     };
-    let mapserver =
-        MapServer { listen: vec!["10.0.0.10".into()], site: vec![site], subscriber: vec![subscriber] };
+    let mapserver = MapServer {
+        listen: vec!["10.0.0.10".into()],
+        site: vec![site],
+        subscriber: vec![subscriber],
+        ..MapServer::default()
+    };
     File { mapserver: Some(mapserver), ..file("map-server") }
 }
 

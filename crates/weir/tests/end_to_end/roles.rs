@@ -65,6 +65,7 @@ impl<'a> Roles<'a> {
             listen: vec![CONTROL.to_string()],
             site: vec![site("clients", 1, CLIENT_EID), site("edges", 2, SERVICE_EID)],
             subscriber: vec![subscriber],
+            ..raw::MapServer::default()
         };
         let token_file = Some(self.file("token"));
         self.start(
