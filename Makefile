@@ -41,7 +41,7 @@ fuzz: setup ## every decoder's fuzz target for a minute each
 	@scripts/fuzz 60
 
 docs: ## regenerate the checked-in references
-	WEIR_UPDATE=1 cargo test --locked -p weir --test reference
+	WEIR_UPDATE=1 cargo test --locked -p weir --bin weir references_are_up_to_date
 
 clean: ## remove what was built (not what was installed)
 	cargo clean
