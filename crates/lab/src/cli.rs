@@ -13,7 +13,7 @@ use crate::model_service::{self, ModelServiceArgs};
 use crate::progress::Progress;
 use crate::state::DIRECTORY;
 use crate::topology::{ServiceKind, Topology};
-use crate::{bench, down, interrupt, load, paper, report};
+use crate::{bench, down, interrupt, load, paper, report, requirements};
 
 /// The commands under `weir lab`.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -113,9 +113,10 @@ pub fn run(command: LabCommand) -> Result<()> {
 fn run_scenario(arguments: &RunArgs) -> Result<()> {
     let Scenario::Paper = arguments.scenario;
     let progress = Progress::new();
-    take_down_stale(&progress)?;
     let mut topology = topology(arguments.topology.as_deref(), arguments.service, arguments.quick)?;
     topology.load.keepalive |= arguments.keepalive;
+    require(&topology)?;
+    take_down_stale(&progress)?;
     let out = prepare(&arguments.out)?;
     let id = fresh_id();
     progress.step(&format!("building lab {id}"));
@@ -163,6 +164,14 @@ fn topology(file: Option<&Path>, service: Option<ServiceKind>, quick: bool) -> R
     Ok(topology)
 }
 
+/// Whether the machine has what the topology asks for.
+fn require(topology: &Topology) -> Result<()> {
+    let nginx = topology.service.kind == ServiceKind::Nginx;
+    let mut programs = vec!["ip", "ethtool", "prometheus"];
+    programs.extend(nginx.then_some("nginx"));
+    requirements::check(&programs, nginx)
+}
+
 /// Ids of labs are short: they are part of every name.
 fn fresh_id() -> String {
     format!("{:x}", std::process::id())
@@ -170,8 +179,9 @@ fn fresh_id() -> String {
 
 fn up(arguments: &UpArgs) -> Result<()> {
     let progress = Progress::new();
-    take_down_stale(&progress)?;
     let topology = topology(arguments.topology.as_deref(), arguments.service, false)?;
+    require(&topology)?;
+    take_down_stale(&progress)?;
     let id = fresh_id();
     progress.step(&format!("building lab {id}"));
     let mut lab = Lab::build(&id, topology, &Path::new(DIRECTORY).join(&id).join("logs"))?;

@@ -21,6 +21,7 @@ mod priority;
 pub mod process;
 mod progress;
 pub mod report;
+mod requirements;
 pub mod roles;
 pub mod schedule;
 pub mod service;

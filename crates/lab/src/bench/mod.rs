@@ -18,6 +18,7 @@ pub use row::{Bench, Row};
 
 use crate::priority::go_first;
 use crate::report::Machine;
+use crate::requirements;
 
 /// Arguments of the benchmarks.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,6 +58,7 @@ pub enum Group {
 /// # Errors
 /// Nothing could be measured, one of the groups failed, or the result cannot be written.
 pub fn run(args: &Args) -> Result<()> {
+    requirements::check(&["ip", "ethtool"], false)?;
     go_first();
     let mut bench = Bench { machine: Machine::here(), rows: Vec::new(), skipped: Vec::new() };
     for group in [Group::Programs, Group::Packets, Group::Tcp, Group::Control] {

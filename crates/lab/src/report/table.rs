@@ -81,8 +81,10 @@ fn counts(out: &mut String, result: &LabResult) {
         );
     }
     if let Some(reaction) = control.reaction_ms {
-        let _ =
-            writeln!(out, "Reaction (load crosses C_1 to first answer of the second edge): {reaction:.0} ms");
+        let _ = writeln!(
+            out,
+            "Reaction (load crosses C_1 to first new flow at the second edge): {reaction:.0} ms"
+        );
     }
 }
 
