@@ -2,7 +2,7 @@
 //!
 //! Everything here is a function of its arguments: no clock, no I/O, no state. The shell measures the
 //! load offered at the gateway, in front of the split ([`Measurement`]), [`decide`] turns it into the
-//! share of every edge by [`algorithm1`], keeps what is in force when nothing speaks for a change, and
+//! share of every edge by [`algorithm1()`], keeps what is in force when nothing speaks for a change, and
 //! says why in words. Deciding from offered load and never from the load measured behind the split is
 //! what keeps the loop free of feedback: the input does not depend on the weights.
 #![no_std]

@@ -1,6 +1,6 @@
 //! A link with delay for kernels without netem: frames wait in a queue between two veth pairs.
 //!
-//! [`Line`] is the queue, with time as an argument; [`run`] moves frames between packet sockets.
+//! `Line` is the queue, with time as an argument; [`run`] moves frames between packet sockets.
 
 mod packet_socket;
 

@@ -1,6 +1,6 @@
 //! The shell of every role: sockets, timers, store, HTTP API, metrics.
 //!
-//! [`run`] starts what the configuration names. A role is one function,
+//! [`run()`] starts what the configuration names. A role is one function,
 //! `async fn start(config: config::Section, setup: &mut role::Setup<'_>) -> Result<role::Running, role::RoleError>`;
 //! it knows neither the other roles nor the process around it.
 

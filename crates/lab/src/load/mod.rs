@@ -30,7 +30,7 @@ pub struct Args {
     /// Load curve (TOML, or JSON when the name ends in .json)
     #[arg(long, value_name = "FILE")]
     pub schedule: PathBuf,
-    /// Where requests go: http://ADDRESS[:PORT]/PATH
+    /// Where requests go: http://ADDRESS/PATH, ADDRESS with a port if it is not 80
     #[arg(long, value_name = "URL")]
     pub target: Target,
     /// Source addresses, used in turn; the kernel's choice when absent

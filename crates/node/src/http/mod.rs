@@ -1,6 +1,6 @@
 //! The API's server: who may ask, how long and how much, and what everybody gets.
 //!
-//! Roles bring their routes; everything else about HTTP is here and in [`error`], which is the only place that maps
+//! Roles bring their routes; everything else about HTTP is here and in `error`, which is the only place that maps
 //! failures to answers.
 
 mod auth;
