@@ -253,6 +253,9 @@ pub const fn traffic_cell(key: TrafficKey, probe: u32) -> u32 {
     (mixed >> (u32::BITS - TRAFFIC_CELLS.ilog2())).wrapping_add(probe) % TRAFFIC_CELLS
 }
 
+/// RLOCs that a node may have itself.
+pub const OWN_RLOCS: usize = 8;
+
 /// One entry: what the programs need to know about their node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -263,6 +266,12 @@ pub struct NodeValue {
     pub segment_ifindex: u32,
     /// Nanoseconds without a packet after which a flow may be placed anew; 0 turns stickiness off.
     pub flow_idle_ns: u64,
+    /// The node's own RLOCs, network order, IPv4-mapped: LISP packets to other addresses are in transit.
+    pub rlocs: [[u8; 16]; OWN_RLOCS],
+    /// RLOCs in use.
+    pub rloc_count: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 macro_rules! sizes {
@@ -290,5 +299,5 @@ sizes! {
     TrafficKey = 8,
     TrafficValue = 24,
     TrafficCell = 32,
-    NodeValue = 16,
+    NodeValue = 24 + 16 * OWN_RLOCS,
 }

@@ -1,6 +1,6 @@
 //! Egress tunnel router: packets out of the overlay to hosts (RFC 9300 §5.3).
 
-use bpf_abi::{DECAPSULATED, INTERFACE_SEGMENTED, LocalEidValue, Reason};
+use bpf_abi::{DECAPSULATED, INTERFACE_SEGMENTED, LocalEidValue, OWN_RLOCS, Reason};
 
 use crate::headers::{
     Address, Ethernet, Ipv4, Ipv6, LISP_DATA_PORT, LISP_I, LISP_KK, LISP_N, LISP_P, LISP_V, UDP, UdpLisp,
@@ -34,6 +34,7 @@ struct Outer {
     payload: u32,
     ttl: u8,
     tos: u8,
+    destination: Address,
 }
 
 #[inline(always)]
@@ -87,6 +88,7 @@ fn outer_v4<P: Packet>(packet: &P, gso: bool) -> Result<Outer, Reason> {
         payload: outer.length - outer.header,
         ttl: outer.ttl,
         tos: outer.tos,
+        destination: outer.destination,
     })
 }
 
@@ -104,7 +106,24 @@ fn outer_v6<P: Packet>(packet: &P, gso: bool) -> Result<Outer, Reason> {
         payload: outer.length - 40,
         ttl: outer.ttl,
         tos: outer.tos,
+        destination: outer.destination,
     })
+}
+
+/// Whether the packet is for this node; one to another node's RLOC is in transit, whatever EIDs both have.
+#[inline(always)]
+fn is_own_rloc(destination: &Address) -> bool {
+    let Some(node) = NODE.get(0) else { return false };
+    for (index, rloc) in node.rlocs.iter().enumerate() {
+        if index as u32 >= node.rloc_count {
+            return false;
+        }
+        if words(rloc) == *destination {
+            return true;
+        }
+    }
+    const { assert!(OWN_RLOCS <= 8, "the loop is unrolled") };
+    false
 }
 
 /// Instance and octets of the packet behind the LISP header.
@@ -114,7 +133,7 @@ fn lisp<P: Packet>(packet: &P, outer: &Outer, gso: bool) -> Result<(u32, u32), R
     let udp: *mut UdpLisp = at_variable(packet, outer.offset).ok_or(Reason::PassNotLisp)?;
     // SAFETY: `at_variable` checked that the headers are in the packet.
     let udp = unsafe { &*udp };
-    if udp.destination_port != LISP_DATA_PORT {
+    if udp.destination_port != LISP_DATA_PORT || !is_own_rloc(&outer.destination) {
         return Err(Reason::PassNotLisp);
     }
     let length = if gso { outer.payload } else { u32::from(u16::from_be_bytes(udp.length)) };

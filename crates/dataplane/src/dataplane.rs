@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::attach::{Attachments, Chosen, Hook, Role, choose};
 use crate::bpffs;
 use crate::devices::{Devices, RESOLVE, SEGMENT_PEER, STACK_PEER};
-use crate::eid::Eid;
+use crate::eid::{Eid, mapped};
 use crate::error::DataplaneError;
 use crate::maps::{FlowReader, Maps};
 use crate::netlink::{Link, Netlink};
@@ -455,6 +455,19 @@ fn standing(config: &DataplaneConfig, eid: &Eid) -> Option<Mapping> {
     config.eid_space.contains(eid).then_some(Mapping::Resolve)
 }
 
+/// The RLOCs as the programs compare with them.
+fn own_rlocs(rlocs: &[IpAddr]) -> Result<NodeValue, DataplaneError> {
+    let count = rlocs.len();
+    let mut node = NodeValue::default();
+    let too_many = DataplaneError::TooManyRlocs { count, most: node.rlocs.len() };
+    let places = node.rlocs.get_mut(..count).ok_or(too_many)?;
+    for (place, rloc) in places.iter_mut().zip(rlocs) {
+        *place = mapped(*rloc);
+        node.rloc_count += 1;
+    }
+    Ok(node)
+}
+
 async fn desired(
     config: &DataplaneConfig,
     links: &[(Interface, Link)],
@@ -466,6 +479,7 @@ async fn desired(
             resolve_ifindex: devices.resolve_ifindex,
             segment_ifindex: devices.segment_ifindex,
             flow_idle_ns: u64::try_from(config.flow_idle.as_nanos()).unwrap_or(u64::MAX),
+            ..own_rlocs(&config.rlocs)?
         },
         interfaces: devices.interfaces.clone(),
         ..Desired::default()

@@ -24,6 +24,14 @@ pub enum DataplaneError {
         /// Why not.
         reason: String,
     },
+    /// Operator: more RLOCs than the programs can compare with.
+    #[error("{count} own RLOCs, at most {most} are supported")]
+    TooManyRlocs {
+        /// RLOCs configured.
+        count: usize,
+        /// What fits.
+        most: usize,
+    },
     /// Kernel: a system call failed.
     #[error("{operation} {subject}")]
     System {

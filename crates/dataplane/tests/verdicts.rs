@@ -21,7 +21,7 @@ use bpf_abi::{
 
 use dataplane::test_run::{XDP_PASS, XDP_REDIRECT};
 
-use crate::frames::{Flow, Outer, client, fix_checksum, lisp, service, tcp, udp};
+use crate::frames::{Flow, Outer, client, fix_checksum, lisp, own_rlocs, service, tcp, udp};
 use crate::kernel::{Direction, Input, Kernel, monotonic_coarse};
 use crate::model::{Expected, Hook, Prefix, Tables, Verdict, mapped};
 
@@ -77,7 +77,7 @@ const ENCAPSULATE: MappingValue = MappingValue { action: 0, slot: 3, mapping_id:
 fn tables() -> Tables {
     let mut tables = Tables {
         interface: Some(InterfaceValue::default()),
-        node: NodeValue { resolve_ifindex: 1, segment_ifindex: 0, flow_idle_ns: 100 * SECOND },
+        node: own_rlocs(NodeValue { resolve_ifindex: 1, flow_idle_ns: 100 * SECOND, ..NodeValue::default() }),
         ..Tables::default()
     };
     let eid = LocalEidValue { ifindex: 1, next_hop: [0; 16], local_id: 9 };
@@ -278,6 +278,10 @@ fn etr_cases() -> Vec<Case> {
         ("encrypted", Etr, same, with(|o| o.flags = [1, 0, 0, 0]), 0, Reason::DropHeader),
         ("other port", Etr, same, with(|o| o.destination_port = 4342), 0, Reason::PassNotLisp),
         ("outer fragment", Etr, same, changed(20, 0x20), 0, Reason::PassNotLisp),
+        ("in transit", Etr, |t| t.node.rloc_count = 0, lisp(&outer, &inner), 0, Reason::PassNotLisp),
+        ("in transit, 6", Etr, |t| t.node.rloc_count = 1, with(|o| o.v6 = true), 0, Reason::PassNotLisp),
+        ("in transit, host", Etr, same, changed(33, 3), 0, Reason::PassNotLisp),
+        ("last own rloc", Etr, last_own_rloc, lisp(&outer, &inner), 0, Reason::Decapsulated),
         ("outer tcp", Etr, same, changed(23, 6), 0, Reason::PassNotLisp),
         ("foreign mac", Etr, same, changed(0, 3), 0, Reason::PassNotLisp),
         ("udp length short", Etr, same, changed(39, 15), 0, Reason::DropMalformed),
@@ -308,6 +312,12 @@ fn segment(tables: &mut Tables) {
 fn segmented(tables: &mut Tables) {
     segment(tables);
     tables.interface = Some(InterfaceValue { instance_id: 0, flags: INTERFACE_SEGMENTED });
+}
+
+fn last_own_rloc(tables: &mut Tables) {
+    tables.node.rlocs.rotate_right(1);
+    tables.node.rlocs.swap(1, 7);
+    tables.node.rloc_count = 8;
 }
 
 fn to_stack(tables: &mut Tables) {

@@ -18,7 +18,7 @@ use bpf_abi::{
     SlotValue, TrafficKey,
 };
 
-use crate::frames::{Flow, Outer, client, fix_checksum, lisp, service, tcp, udp};
+use crate::frames::{Flow, Outer, client, fix_checksum, lisp, own_rlocs, service, tcp, udp};
 use crate::kernel::{Direction, Input, Kernel};
 use crate::model::{Hook, Prefix, Tables, mapped};
 
@@ -112,6 +112,8 @@ fn tables(random: &mut Random) -> Tables {
             resolve_ifindex: random.of(&[0, 1, 1]),
             segment_ifindex: random.of(&[0, 1]),
             flow_idle_ns: random.of(&[0, 10, 100, 100, 100]) * SECOND,
+            rloc_count: random.of(&[0, 1, 2, 2, 2, 2, 2, 8]),
+            ..own_rlocs(NodeValue::default())
         },
         ..Tables::default()
     };

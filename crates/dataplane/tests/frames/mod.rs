@@ -1,5 +1,6 @@
 //! Frames to test with.
 
+use bpf_abi::NodeValue;
 use etherparse::PacketBuilder;
 
 use crate::model::mapped;
@@ -120,6 +121,14 @@ impl Default for Outer {
             options: Vec::new(),
         }
     }
+}
+
+/// The node to which [`lisp`] packets go, over either family.
+pub(crate) fn own_rlocs(mut node: NodeValue) -> NodeValue {
+    node.rlocs[0] = mapped([192, 0, 2, 2]);
+    node.rlocs[1] = address6(0xa, 2);
+    node.rloc_count = 2;
+    node
 }
 
 /// The frame's packet in a LISP packet.

@@ -377,6 +377,10 @@ impl Tables {
         if outer.protocol != UDP || outer.fragment || be16(udp, 2) != 4341 {
             return Err(not_lisp);
         }
+        let own = &self.node.rlocs[..self.node.rloc_count as usize];
+        if !own.contains(&outer.destination) {
+            return Err(not_lisp);
+        }
         let payload = outer.length - outer.header;
         let length = if gso { payload } else { be16(udp, 4) };
         if length < 16 || length > payload {

@@ -8,10 +8,10 @@ use aya::programs::tc::{TcAttachType, qdisc_add_clsact};
 use aya::programs::{Program, XdpMode};
 use bpf_abi::{InterfaceValue, NodeValue};
 use codec::IpPrefix;
-use dataplane::Eid;
 use dataplane::maps::Maps;
 use dataplane::object::{ETR, ETR_XDP, ITR, ITR_XDP, MapOptions, load, load_program};
 use dataplane::table::{Desired, LocalEid, Locator, Mapping, Path, plan};
+use dataplane::{Eid, mapped};
 
 use super::path::{BenchPath, C0, CORE_MTU, E0, E1, ETR_RLOC, I0, I1, ITR_RLOC, Port, S0, ifindex, offload};
 use crate::netns::Netns;
@@ -169,9 +169,10 @@ fn fill(object: &mut Ebpf, site: &Site, eid_ifindex: u32, underlay_ifindex: u32)
     let prefix =
         |text: &str| -> Result<Eid> { Ok(Eid { instance_id: 0, prefix: text.parse::<IpPrefix>()? }) };
     let mut desired = Desired {
-        node: NodeValue { flow_idle_ns: 300_000_000_000, ..NodeValue::default() },
+        node: NodeValue { flow_idle_ns: 300_000_000_000, rloc_count: 1, ..NodeValue::default() },
         ..Desired::default()
     };
+    desired.node.rlocs[0] = mapped(Ipv4Addr::from(site.rloc).into());
     desired.interfaces.insert(eid_ifindex, InterfaceValue::default());
     desired.interfaces.insert(underlay_ifindex, InterfaceValue::default());
     let locator = Locator { rloc, priority: 1, weight: 100, usable: true, gpe: false };

@@ -115,6 +115,10 @@ impl Checks {
         let interfaces = self.each("gateway.interface", gateway.interface, Self::interface);
         let eids = self.each("gateway.eid", gateway.eid, Self::gateway_eid);
         self.distinct("gateway.rlocs", "address", &rlocs, |rloc| *rloc);
+        if let Some(count) = rlocs.as_ref().map(Vec::len).filter(|count| *count > bpf_abi::OWN_RLOCS) {
+            let message = format!("{count} addresses; at most {} are supported", bpf_abi::OWN_RLOCS);
+            self.problem("gateway.rlocs", message);
+        }
         self.distinct("gateway.map_server", "address", &map_servers, |peer| peer.address);
         self.distinct("gateway.interface", "name", &interfaces, |i| i.name.clone());
         self.distinct("gateway.eid", "prefix", &eids, |eid| eid.eid);

@@ -151,6 +151,12 @@ fn gateway_refusals() {
             ("[\"10.0.1.1\", ", "[\"224.0.0.1\", ", "gateway.rlocs[0]", "not the address of one node"),
             ("\"2001:db8::1\"", "\"10.0.1.1\"", "gateway.rlocs[1]", "same address as gateway.rlocs[0]"),
             ("\"2001:db8::1\"", "1", "gateway.rlocs[1]", "expected a string"),
+            (
+                "\"2001:db8::1\"",
+                "\"::2\", \"::3\", \"::4\", \"::5\", \"::6\", \"::7\", \"::8\", \"::9\"",
+                "gateway.rlocs",
+                "at most 8",
+            ),
             ("0d0e0f", "0d0e0", "gateway.xtr_id", "32 hexadecimal"),
             ("site_id = 1", "site_id = -1", "gateway.site_id", "expected a whole number"),
             (
