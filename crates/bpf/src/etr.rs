@@ -39,7 +39,7 @@ struct Outer {
 
 #[inline(always)]
 fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
-    if !packet.is_for_us() {
+    if !packet.is_for_us() && !packet.take_over() {
         return Err(Reason::PassNotLisp);
     }
     packet.make_readable(READABLE);
@@ -203,12 +203,18 @@ fn segment<P: Packet>(packet: &P) -> Result<Option<(Reason, i32)>, Reason> {
     if node.segment_ifindex == 0 {
         return Ok(None);
     }
-    // SAFETY: programs only read the value; user space replaces it whole.
-    let interface = unsafe { INTERFACES.get(packet.ifindex()) };
-    if interface.is_some_and(|interface| interface.flags & INTERFACE_SEGMENTED != 0) {
+    if is_segmented(packet) {
         return Err(Reason::DropAdjustRoom);
     }
     Ok(Some((Reason::Segment, packet.redirect(node.segment_ifindex))))
+}
+
+/// Whether the packet comes out of the segmenting veth.
+#[inline(always)]
+pub(crate) fn is_segmented<P: Packet>(packet: &P) -> bool {
+    // SAFETY: programs only read the value; user space replaces it whole.
+    let interface = unsafe { INTERFACES.get(packet.ifindex()) };
+    interface.is_some_and(|interface| interface.flags & INTERFACE_SEGMENTED != 0)
 }
 
 /// Writes TTL and TOS into the decapsulated packet.

@@ -49,6 +49,9 @@ pub(crate) trait Packet {
     /// Whether the link layer says it is for this node (no foreign unicast seen by a bridge or in promiscuous
     /// mode, no group address, no VLAN tag).
     fn is_for_us(&self) -> bool;
+    /// Makes a packet out of the segmenting veth one for this node: its destination is the address of the underlay
+    /// interface it came in on. False for all others.
+    fn take_over(&self) -> bool;
     /// Makes the first `octets` (or the whole packet if it is shorter) directly readable.
     fn make_readable(&self, octets: u32);
 

@@ -6,11 +6,13 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_OK,
         TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_pull_data},
+    helpers::generated::{
+        bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_type, bpf_skb_pull_data,
+    },
 };
 use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 
-use crate::etr::next_hop;
+use crate::etr::{is_segmented, next_hop};
 use crate::headers::{Address, unmapped, words};
 use crate::maps::Aligned;
 use crate::packet::{Family, Packet, opaque};
@@ -101,6 +103,16 @@ impl Packet for SocketBuffer {
         self.field(|skb| unsafe { (*skb).pkt_type }) == PACKET_HOST
             // SAFETY: likewise.
             && self.field(|skb| unsafe { (*skb).vlan_present }) == 0
+    }
+
+    #[inline(always)]
+    fn take_over(&self) -> bool {
+        const PACKET_HOST: u32 = 0;
+        if !is_segmented(self) {
+            return false;
+        }
+        // SAFETY: the context pointer of this run; no other value than the type is touched.
+        unsafe { bpf_skb_change_type(self.0, PACKET_HOST) == 0 }
     }
 
     #[inline(always)]

@@ -160,6 +160,12 @@ impl Packet for Frame {
         }
     }
 
+    /// The segmenting veth has no XDP program.
+    #[inline(always)]
+    fn take_over(&self) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn make_readable(&self, _: u32) {}
 
