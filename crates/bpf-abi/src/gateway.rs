@@ -175,7 +175,7 @@ pub struct FlowValue {
     pub last_seen: u64,
     /// Mapping it belongs to.
     pub mapping_id: u32,
-    /// Index in the mapping's members.
+    /// Index in the mapping's members; [`UNPLACED`] if no locator was usable, so that the flow is counted once.
     pub member: u32,
     /// Locator at that index when the flow was placed; if the index now holds another, the flow is placed anew.
     pub locator: u32,
@@ -183,6 +183,8 @@ pub struct FlowValue {
     pub flags: u32,
 }
 
+/// `member` and `locator` of a flow that waits for a usable locator.
+pub const UNPLACED: u32 = 0xffff_ffff;
 /// The sender closed or reset; a SYN on the same 5-tuple is then a new flow.
 pub const FLOW_CLOSING: u32 = 1;
 /// A SYN on a flow without packets for this long is a new connection, not a retransmission.
@@ -208,10 +210,12 @@ pub struct LocalEidValue {
 pub struct TrafficKey {
     /// [`MappingValue::mapping_id`], or [`LocalEidValue::local_id`] for decapsulated packets.
     pub id: u32,
-    /// Locator index; [`DECAPSULATED`] for decapsulated packets.
+    /// Locator index; [`OFFERED`] for what a mapping is offered, [`DECAPSULATED`] for decapsulated packets.
     pub locator: u32,
 }
 
+/// `locator` of the counter of a mapping's new flows in front of the split, whether or not a locator can take them.
+pub const OFFERED: u32 = 0xffff_fffe;
 /// `locator` of the counters of a local EID-prefix.
 pub const DECAPSULATED: u32 = 0xffff_ffff;
 
@@ -219,7 +223,7 @@ pub const DECAPSULATED: u32 = 0xffff_ffff;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrafficValue {
-    /// Flows placed on the locator.
+    /// Flows placed on the locator; for [`OFFERED`] the mapping's new flows.
     pub flows: u64,
     /// Packets as they will be on the wire (a GSO packet counts as its segments).
     pub packets: u64,

@@ -3,8 +3,8 @@
 use bpf_abi::{
     ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, FLOW_CLOSING, FLOW_REFRESH_NS,
     FlowValue, INSTANCE_MAC, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, InterfaceValue, LOCATOR_GPE,
-    LocatorValue, MEMBERS, MappingValue, Member, OVERHEAD_V4, OVERHEAD_V6, Reason, SYN_IDLE_NS, SlotValue,
-    bucket, source_port,
+    LocatorValue, MEMBERS, MappingValue, Member, OFFERED, OVERHEAD_V4, OVERHEAD_V6, Reason, SYN_IDLE_NS,
+    SlotValue, UNPLACED, bucket, source_port,
 };
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
@@ -71,7 +71,7 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
     let ttl = decremented(inner.ttl, from_stack)?;
     let transport = inner.transport(packet, ETHERNET, instance_id)?;
     let hash = transport.hash();
-    let (locator_index, is_new) = place(&transport, hash, mapping)?;
+    let locator_index = place(&transport, hash, mapping)?;
     let locator = LOCATORS.get(locator_index).ok_or(Reason::DropNotReady)?;
     let (outer, overhead) = match locator.family {
         4 => (Family::V4, OVERHEAD_V4),
@@ -90,7 +90,7 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
         Family::V4 => write_v4(packet, locator, &inner, ttl, &lisp)?,
         Family::V6 => write_v6(packet, locator, &inner, ttl, &lisp)?,
     }
-    count_traffic(mapping.mapping_id, locator_index, u64::from(is_new), wire.packets, wire.bytes);
+    count_traffic(mapping.mapping_id, locator_index, 0, wire.packets, wire.bytes);
     Ok((counted, packet.send(&route)))
 }
 
@@ -130,57 +130,73 @@ fn decremented(ttl: u8, from_stack: bool) -> Result<u8, Reason> {
     if ttl <= 1 { Err(Reason::PassTtl) } else { Ok(ttl - 1) }
 }
 
-/// Locator of the packet's flow, and whether the flow was placed just now.
+/// Locator of the packet's flow. New flows are counted here, also those whose first packet gets no further.
 #[inline(always)]
-fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<(u32, bool), Reason> {
+fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<u32, Reason> {
     let slot = SLOTS.get(mapping.slot).ok_or(Reason::DropNotReady)?;
     let idle_ns = NODE.get(0).ok_or(Reason::DropNotReady)?.flow_idle_ns;
     let is_syn = transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
     if idle_ns == 0 {
-        return Ok((bucket_member(slot, hash)?.1.locator, is_syn));
+        count_traffic(mapping.mapping_id, OFFERED, u64::from(is_syn), 0, 0);
+        let locator = bucket_member(slot, hash)?.1.locator;
+        count_traffic(mapping.mapping_id, locator, u64::from(is_syn), 0, 0);
+        return Ok(locator);
     }
     // SAFETY: no memory is touched.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let mut known = false;
     if let Some(flow) = FLOWS.get_ptr_mut(&transport.key.0) {
-        if let Some(locator) = keep(flow, slot, mapping.mapping_id, now, idle_ns, is_syn) {
+        known = is_known(flow, mapping.mapping_id, now, idle_ns, is_syn);
+        if known && let Some(locator) = stay(flow, slot) {
             refresh(flow, now, transport.tcp_flags);
-            return Ok((locator, false));
+            return Ok(locator);
         }
     }
-    let (member, chosen) = bucket_member(slot, hash)?;
+    if !known {
+        count_traffic(mapping.mapping_id, OFFERED, 1, 0, 0);
+    }
+    let chosen = bucket_member(slot, hash);
+    // A flow that has lost its locator goes back there if the locator comes back first.
+    if known && let Err(reason) = chosen {
+        return Err(reason);
+    }
+    let (member, locator) = match &chosen {
+        Ok((member, chosen)) => (u32::from(*member), chosen.locator),
+        Err(_) => (UNPLACED, UNPLACED),
+    };
     remember(
         &transport.key.0,
         FlowValue {
             last_seen: now,
             mapping_id: mapping.mapping_id,
-            member: u32::from(member),
-            locator: chosen.locator,
+            member,
+            locator,
             flags: closing(transport.tcp_flags),
         },
     );
-    Ok((chosen.locator, true))
+    chosen?;
+    count_traffic(mapping.mapping_id, locator, 1, 0, 0);
+    Ok(locator)
 }
 
-/// Locator of a flow that stays where it is.
+/// Whether the packet belongs to the flow that was remembered, and not to a new one of the same addresses and ports.
 #[inline(always)]
-fn keep(
-    flow: *const FlowValue,
-    slot: &SlotValue,
-    mapping_id: u32,
-    now: u64,
-    idle_ns: u64,
-    is_syn: bool,
-) -> Option<u32> {
+fn is_known(flow: *const FlowValue, mapping_id: u32, now: u64, idle_ns: u64, is_syn: bool) -> bool {
     // SAFETY: a value of the flow table: valid for the run of the program, even if the entry is replaced meanwhile;
     // a torn read only places one flow anew.
     let flow = unsafe { &*flow };
     let idle = now.saturating_sub(flow.last_seen);
     if flow.mapping_id != mapping_id || idle >= idle_ns {
-        return None;
+        return false;
     }
-    if is_syn && (flow.flags & FLOW_CLOSING != 0 || idle > SYN_IDLE_NS) {
-        return None;
-    }
+    !(is_syn && (flow.flags & FLOW_CLOSING != 0 || idle > SYN_IDLE_NS))
+}
+
+/// Locator of a flow that stays where it is.
+#[inline(always)]
+fn stay(flow: *const FlowValue, slot: &SlotValue) -> Option<u32> {
+    // SAFETY: as in `is_known`.
+    let flow = unsafe { &*flow };
     let member = usable(slot, flow.member)?;
     (member.locator == flow.locator).then_some(member.locator)
 }
@@ -210,7 +226,7 @@ const fn closing(tcp_flags: u8) -> u32 {
 /// Writes to the flow only when it changes something: its cache line is shared by all CPUs.
 #[inline(always)]
 fn refresh(flow: *mut FlowValue, now: u64, tcp_flags: u8) {
-    // SAFETY: as in `keep`; aligned words, written whole.
+    // SAFETY: as in `is_known`; aligned words, written whole.
     unsafe {
         if now.saturating_sub((*flow).last_seen) > FLOW_REFRESH_NS {
             (*flow).last_seen = now;

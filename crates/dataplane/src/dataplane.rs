@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use bpf_abi::{
-    ACTION_ENCAPSULATE, DECAPSULATED, InterfaceValue, NodeValue, OVERHEAD_V4, OVERHEAD_V6, Reason,
+    ACTION_ENCAPSULATE, DECAPSULATED, InterfaceValue, NodeValue, OFFERED, OVERHEAD_V4, OVERHEAD_V6, Reason,
     TrafficValue,
 };
 use codec::IpPrefix;
@@ -85,10 +85,21 @@ pub enum OnStop {
 pub struct Traffic {
     /// The prefix.
     pub eid: Eid,
-    /// The locator; `None` counts decapsulated packets of a local prefix.
-    pub rloc: Option<IpAddr>,
+    /// What is counted.
+    pub of: TrafficOf,
     /// Since the counters were made.
     pub value: TrafficValue,
+}
+
+/// What a traffic counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficOf {
+    /// Packets encapsulated to a locator, and flows placed there.
+    Locator(IpAddr),
+    /// New flows to a mapping in front of the split, whether or not a locator could take them.
+    Offered,
+    /// Decapsulated packets of a local prefix.
+    Decapsulated,
 }
 
 /// A locator of a mapping, as the kernel has it.
@@ -325,9 +336,13 @@ impl Dataplane {
         let counted = self.observed.counted();
         for key in &self.observed.traffic {
             let Some(eid) = counted.eid(key) else { continue };
-            let rloc = if key.locator == DECAPSULATED { None } else { self.observed.rloc(key.locator) };
-            if let Some(value) = self.maps.traffic(key)? {
-                all.push(Traffic { eid, rloc, value });
+            let of = match key.locator {
+                DECAPSULATED => Some(TrafficOf::Decapsulated),
+                OFFERED => Some(TrafficOf::Offered),
+                index => self.observed.rloc(index).map(TrafficOf::Locator),
+            };
+            if let (Some(of), Some(value)) = (of, self.maps.traffic(key)?) {
+                all.push(Traffic { eid, of, value });
             }
         }
         Ok(all)

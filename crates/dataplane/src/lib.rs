@@ -21,6 +21,8 @@ pub mod tap;
 pub mod test_run;
 
 pub use attach::{Hook, Role};
-pub use dataplane::{Dataplane, DataplaneConfig, Interface, LocalPrefix, OnStop, PlacedLocator, Traffic};
+pub use dataplane::{
+    Dataplane, DataplaneConfig, Interface, LocalPrefix, OnStop, PlacedLocator, Traffic, TrafficOf,
+};
 pub use eid::{Eid, mapped, unmapped};
 pub use error::DataplaneError;

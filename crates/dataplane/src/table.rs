@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use bpf_abi::{
     ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, DECAPSULATED, InterfaceValue,
     LOCATOR_GPE, LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, MEMBERS, MappingValue, NodeValue,
-    SlotValue, TrafficKey,
+    OFFERED, SlotValue, TrafficKey,
 };
 
 use crate::eid::{Eid, mapped, unmapped};
@@ -367,6 +367,7 @@ impl<'a> Planner<'a> {
         if let Some((id, slot)) = self.observed.known(eid) {
             let members = slot.members.iter().filter(|m| m.locator != NO_LOCATOR);
             self.counters.extend(members.map(|m| TrafficKey { id, locator: m.locator }));
+            self.counters.insert(TrafficKey { id, locator: OFFERED });
         }
     }
 
@@ -402,6 +403,7 @@ impl<'a> Planner<'a> {
         }
         self.last_id = self.last_id.max(mapping_id);
         self.counters.extend(placed.iter().map(|p| TrafficKey { id: mapping_id, locator: p.index }));
+        self.counters.insert(TrafficKey { id: mapping_id, locator: OFFERED });
         Ok(())
     }
 

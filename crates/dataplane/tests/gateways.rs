@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bpf_abi::Reason;
 use dataplane::table::{Locator, Mapping};
-use dataplane::{Eid, Hook, OnStop};
+use dataplane::{Eid, Hook, OnStop, TrafficOf};
 use topology::{CLIENT, Gateway, SERVER, Topology};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ fn ping_tcp_and_udp_go_through_and_nothing_is_left_behind() {
     assert_eq!(server.join().unwrap(), 16_000_000);
 
     let traffic = itr.dataplane().traffic().unwrap();
-    let sent = traffic.iter().find(|t| t.rloc == Some("10.0.1.2".parse().unwrap())).unwrap();
+    let sent = traffic.iter().find(|t| t.of == TrafficOf::Locator("10.0.1.2".parse().unwrap())).unwrap();
     assert_eq!(sent.eid, eid("10.100.0.0/24"));
     assert_eq!(sent.value.flows, 2, "one of ICMP, one of TCP");
     assert!(sent.value.bytes > 16_000_000);

@@ -16,7 +16,7 @@ use bpf_abi::{
     ACTION_DROP, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, DECAPSULATED, FLOW_CLOSING, FlowValue,
     INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, INTERFACE_SEGMENTED, InterfaceValue, LOCATOR_GPE,
     LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, MEMBERS, MappingValue, Member, NO_MEMBER, NodeValue,
-    Reason, SlotValue, TrafficKey,
+    OFFERED, Reason, SlotValue, TrafficKey,
 };
 
 use dataplane::test_run::{XDP_PASS, XDP_REDIRECT};
@@ -92,7 +92,7 @@ fn tables() -> Tables {
 }
 
 fn traffic() -> Vec<TrafficKey> {
-    let mut keys: Vec<_> = [1, 2, 3].map(|locator| TrafficKey { id: 7, locator }).into();
+    let mut keys: Vec<_> = [1, 2, 3, OFFERED].map(|locator| TrafficKey { id: 7, locator }).into();
     keys.push(TrafficKey { id: 9, locator: DECAPSULATED });
     keys
 }
@@ -284,6 +284,7 @@ fn etr_cases() -> Vec<Case> {
         ("last own rloc", Etr, last_own_rloc, lisp(&outer, &inner), 0, Reason::Decapsulated),
         ("outer tcp", Etr, same, changed(23, 6), 0, Reason::PassNotLisp),
         ("foreign mac", Etr, same, changed(0, 3), 0, Reason::PassNotLisp),
+        ("mac of another underlay", Etr, segmented, changed(0, 2), 0, Reason::Decapsulated),
         ("udp length short", Etr, same, changed(39, 15), 0, Reason::DropMalformed),
         ("udp length long", Etr, same, changed(38, 9), 0, Reason::DropMalformed),
         ("inner version", Etr, same, changed(50, 0x75), 0, Reason::DropMalformed),
@@ -539,6 +540,51 @@ fn a_flow_leaves_a_locator_that_is_lost() -> Result<()> {
         assert_eq!(place(&mut kernel, tcp(Flow::default(), ACK, 0))?, (2, true));
     }
     Ok(())
+}
+
+/// Offered load is what comes in front of the split, also when nothing behind it can take it.
+#[test]
+fn flows_without_a_locator_are_offered_once() -> Result<()> {
+    let offered =
+        |kernel: &Kernel| Ok::<_, anyhow::Error>(kernel.traffic(TrafficKey { id: 7, locator: OFFERED })?[0]);
+    let mut lost = tables();
+    members(&mut lost, &[(1, false), (2, false)]);
+    let mut kernel = kernel(lost)?;
+    for flags in [SYN, SYN, ACK] {
+        assert_eq!(
+            kernel.check(&itr(Hook::Tc, tcp(Flow::default(), flags, 0)))?.reason,
+            Reason::DropNoLocator
+        );
+        kernel.check_flows()?;
+    }
+    assert_eq!(offered(&kernel)?, 1);
+    let mut back = kernel.tables.clone();
+    members(&mut back, &[(1, true)]);
+    kernel.install(back, &traffic())?;
+    assert_eq!(place(&mut kernel, tcp(Flow::default(), SYN, 0))?, (1, true));
+    assert_eq!(offered(&kernel)?, 0, "it was counted when it came");
+    let mut lost = kernel.tables.clone();
+    members(&mut lost, &[(1, false)]);
+    kernel.install(lost, &traffic())?;
+    kernel.check(&itr(Hook::Tc, tcp(Flow::default(), ACK, 0)))?;
+    assert_eq!(
+        kernel.tables.flows.values().map(|flow| flow.locator).collect::<Vec<_>>(),
+        [1],
+        "it may come back"
+    );
+    kernel.check_flows()
+}
+
+#[test]
+fn a_flow_is_counted_when_its_first_packet_is_too_big() -> Result<()> {
+    let mut small = tables();
+    members(&mut small, &[(1, true)]);
+    locators(&mut small, |l| l.mtu = 500);
+    let mut kernel = kernel(small)?;
+    let first = kernel.check(&itr(Hook::Tc, udp(Flow::default(), 600)))?;
+    assert_eq!((first.reason, first.flows.len()), (Reason::PassTooBig, 2));
+    assert_eq!(place(&mut kernel, udp(Flow::default(), 100))?, (1, false));
+    kernel.check_flows()
 }
 
 /// What a packet with these flags is to a flow of this age and state: `true` if it is a new one.

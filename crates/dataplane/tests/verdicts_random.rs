@@ -14,8 +14,8 @@ mod model;
 use anyhow::{Context, Result};
 use bpf_abi::{
     BUCKETS, DECAPSULATED, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, INTERFACE_SEGMENTED,
-    InterfaceValue, LocalEidValue, LocatorValue, MEMBERS, MappingValue, Member, NO_MEMBER, NodeValue, Reason,
-    SlotValue, TrafficKey,
+    InterfaceValue, LocalEidValue, LocatorValue, MEMBERS, MappingValue, Member, NO_MEMBER, NodeValue,
+    OFFERED, Reason, SlotValue, TrafficKey,
 };
 
 use crate::frames::{Flow, Outer, client, fix_checksum, lisp, own_rlocs, service, tcp, udp};
@@ -139,8 +139,10 @@ fn tables(random: &mut Random) -> Tables {
 }
 
 fn traffic() -> Vec<TrafficKey> {
-    let mut keys: Vec<_> =
-        [7, 8].into_iter().flat_map(|id| (1..4).map(move |locator| TrafficKey { id, locator })).collect();
+    let mut keys: Vec<_> = [7, 8]
+        .into_iter()
+        .flat_map(|id| (1..4).chain([OFFERED]).map(move |locator| TrafficKey { id, locator }))
+        .collect();
     keys.push(TrafficKey { id: 9, locator: DECAPSULATED });
     keys
 }

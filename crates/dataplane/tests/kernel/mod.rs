@@ -176,8 +176,9 @@ impl Kernel {
         ensure!(verdict(input.hook, outcome.action)? == expected.verdict, "verdict\n{}", what());
         ensure!(expected.verdict == Verdict::Drop || outcome.packet == expected.packet, "packet\n{}", what());
         for (key, before) in self.traffic.iter().zip(counted) {
-            let added =
-                expected.traffic.filter(|(counted, _)| counted == key).map_or([0; 3], |(_, added)| added);
+            let carried = expected.traffic.filter(|(counted, _)| counted == key);
+            let flows = expected.flows.iter().filter(|counted| *counted == key).count() as u64;
+            let added = carried.map_or([flows, 0, 0], |(_, [_, packets, bytes])| [flows, packets, bytes]);
             let sum = std::array::from_fn(|at| before[at] + added[at]);
             ensure!(
                 self.traffic(*key)? == sum,
@@ -215,7 +216,13 @@ fn without_gso_type(frame: &[u8], expected: Expected) -> Expected {
     if expected.packet.len() == frame.len() {
         return expected;
     }
-    Expected { reason: Reason::DropAdjustRoom, verdict: Verdict::Drop, packet: Vec::new(), traffic: None }
+    Expected {
+        reason: Reason::DropAdjustRoom,
+        verdict: Verdict::Drop,
+        packet: Vec::new(),
+        traffic: None,
+        ..expected
+    }
 }
 
 fn replace<'a, V: Pod>(

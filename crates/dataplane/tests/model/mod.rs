@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use bpf_abi::{
     ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, DECAPSULATED, FLOW_CLOSING, FlowKey,
     FlowValue, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, INTERFACE_SEGMENTED, InterfaceValue,
-    LOCATOR_GPE, LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, MappingValue, NodeValue, Reason,
+    LOCATOR_GPE, LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, MappingValue, NodeValue, OFFERED, Reason,
     SlotValue, TrafficKey, bucket, flow_hash, source_port,
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Expected {
     pub(crate) packet: Vec<u8>,
     /// What is added to flows, packets, bytes.
     pub(crate) traffic: Option<(TrafficKey, [u64; 3])>,
+    /// Counters to which one flow is added, whatever becomes of the packet; that of `traffic` is among them.
+    pub(crate) flows: Vec<TrafficKey>,
 }
 
 /// A prefix in its instance; `bits` of the IPv4-mapped form.
@@ -57,6 +59,8 @@ pub(crate) struct Tables {
     pub(crate) flows: HashMap<FlowKey, FlowValue>,
     pub(crate) local_eids: HashMap<Prefix, LocalEidValue>,
     pub(crate) node: NodeValue,
+    /// Flows that the packet at hand opened.
+    pub(crate) counted: Vec<TrafficKey>,
 }
 
 /// The packet of an EID, taken apart.
@@ -222,12 +226,16 @@ fn ethertype(frame: &[u8]) -> Option<u8> {
 impl Tables {
     /// The ITR on one frame (at least an Ethernet header).
     pub(crate) fn itr(&mut self, hook: Hook, frame: &[u8], gso_size: usize, now: u64) -> Expected {
-        self.encapsulate(hook, frame, gso_size, now).unwrap_or_else(|(reason, verdict)| Expected {
+        self.counted.clear();
+        let stopped = |(reason, verdict)| Expected {
             reason,
             verdict,
             packet: frame.to_vec(),
             traffic: None,
-        })
+            flows: Vec::new(),
+        };
+        let expected = self.encapsulate(hook, frame, gso_size, now).unwrap_or_else(stopped);
+        Expected { flows: std::mem::take(&mut self.counted), ..expected }
     }
 
     fn encapsulate(&mut self, hook: Hook, frame: &[u8], gso_size: usize, now: u64) -> Result<Expected, Stop> {
@@ -293,6 +301,7 @@ impl Tables {
             verdict: Verdict::Redirect,
             packet,
             traffic: Some((key, [is_new.into(), packets, octets])),
+            flows: Vec::new(),
         })
     }
 
@@ -303,7 +312,13 @@ impl Tables {
         let mut packet = frame.to_vec();
         packet[6..8].copy_from_slice(&[2, 0]);
         packet[8..12].copy_from_slice(&instance_id.to_be_bytes());
-        Ok(Expected { reason: Reason::Resolve, verdict: Verdict::Redirect, packet, traffic: None })
+        Ok(Expected {
+            reason: Reason::Resolve,
+            verdict: Verdict::Redirect,
+            packet,
+            traffic: None,
+            flows: Vec::new(),
+        })
     }
 
     fn place(
@@ -330,11 +345,13 @@ impl Tables {
         let usable = |member: u32| slot.members.get(member as usize).filter(|m| m.usable != 0);
         let syn = tcp_flags & 0x12 == 0x02;
         let closing = if tcp_flags & 0x05 != 0 { FLOW_CLOSING } else { 0 };
+        let mut known = false;
         if let Some(flow) = self.flows.get_mut(&key).filter(|_| self.node.flow_idle_ns != 0) {
             let idle = now.saturating_sub(flow.last_seen);
             let anew = syn && (flow.flags == FLOW_CLOSING || idle > 60_000_000_000);
             let same = usable(flow.member).is_some_and(|m| m.locator == flow.locator);
-            if same && !anew && flow.mapping_id == mapping.mapping_id && idle < self.node.flow_idle_ns {
+            known = !anew && flow.mapping_id == mapping.mapping_id && idle < self.node.flow_idle_ns;
+            if same && known {
                 flow.flags |= closing;
                 if idle > 1_000_000_000 {
                     flow.last_seen = now;
@@ -343,16 +360,30 @@ impl Tables {
             }
         }
         let member = slot.buckets[bucket(hash)];
-        let locator = usable(member.into()).ok_or(drop(Reason::DropNoLocator))?.locator;
-        if self.node.flow_idle_ns == 0 {
-            return Ok((locator, syn));
-        }
+        let locator = usable(member.into()).map(|m| m.locator);
         let mapping_id = mapping.mapping_id;
-        self.flows.insert(
-            key,
-            FlowValue { last_seen: now, mapping_id, member: member.into(), locator, flags: closing },
-        );
-        Ok((locator, true))
+        let sticky = self.node.flow_idle_ns != 0;
+        let is_new = if sticky { !known } else { syn };
+        if is_new {
+            self.counted.push(TrafficKey { id: mapping_id, locator: OFFERED });
+        }
+        if sticky && (is_new || locator.is_some()) {
+            let member = if locator.is_some() { member.into() } else { u32::MAX };
+            let locator = locator.unwrap_or(u32::MAX);
+            self.flows.insert(key, FlowValue { last_seen: now, mapping_id, member, locator, flags: closing });
+        }
+        let locator = locator.ok_or(drop(Reason::DropNoLocator))?;
+        let placed = sticky || syn;
+        if placed {
+            self.counted.push(TrafficKey { id: mapping_id, locator });
+        }
+        Ok((locator, placed))
+    }
+
+    /// Whatever comes out of the segmenting veth is for this node.
+    fn takes(&self, hook: Hook, frame: &[u8]) -> bool {
+        let segmented = self.interface.is_some_and(|i| i.flags & INTERFACE_SEGMENTED != 0);
+        for_us(hook, frame) || hook == Hook::Tc && segmented
     }
 
     /// The ETR on one frame (at least an Ethernet header).
@@ -362,6 +393,7 @@ impl Tables {
             verdict,
             packet: frame.to_vec(),
             traffic: None,
+            flows: Vec::new(),
         })
     }
 
@@ -369,7 +401,7 @@ impl Tables {
         let not_lisp = pass(Reason::PassNotLisp);
         let malformed = drop(Reason::DropMalformed);
         let gso = gso_size != 0;
-        let family = ethertype(frame).filter(|_| for_us(hook, frame)).ok_or(not_lisp)?;
+        let family = ethertype(frame).filter(|_| self.takes(hook, frame)).ok_or(not_lisp)?;
         let outer = Ip::parse(&frame[14..], frame.len() - 14, gso)
             .filter(|ip| ip.version == family)
             .ok_or(not_lisp)?;
@@ -407,6 +439,7 @@ impl Tables {
                 verdict: Verdict::Redirect,
                 packet,
                 traffic: None,
+                flows: Vec::new(),
             });
         }
         let ttl = inner.ttl.min(outer.ttl);
@@ -427,7 +460,7 @@ impl Tables {
         let (_, packets, octets) = inner.on_wire(bytes, gso_size);
         let key = TrafficKey { id: eid.local_id, locator: DECAPSULATED };
         let traffic = (reason == Reason::Decapsulated).then_some((key, [0, packets, octets]));
-        Ok(Expected { reason, verdict, packet, traffic })
+        Ok(Expected { reason, verdict, packet, traffic, flows: Vec::new() })
     }
 }
 

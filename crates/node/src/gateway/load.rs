@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use codec::Instant;
-use dataplane::{Eid, Traffic};
+use dataplane::{Eid, Traffic, TrafficOf};
 
 use super::shared::Load;
 
@@ -47,9 +47,12 @@ impl LoadWindow {
     ) -> Vec<Load> {
         let mut loads = BTreeMap::new();
         let empty = |eid| Load { eid, flows: 0, rate: None, packets: 0, bytes: 0, measured_at_unix_ns };
-        for entry in traffic.iter().filter(|entry| entry.rloc.is_some()) {
+        for entry in traffic.iter().filter(|entry| entry.of != TrafficOf::Decapsulated) {
             let load: &mut Load = loads.entry(entry.eid).or_insert_with(|| empty(entry.eid));
-            load.flows += entry.value.flows;
+            // What is placed on locators leaves out flows that none could take, and has those twice that moved.
+            if entry.of == TrafficOf::Offered {
+                load.flows += entry.value.flows;
+            }
             load.packets += entry.value.packets;
             load.bytes += entry.value.bytes;
         }
@@ -112,5 +115,17 @@ mod tests {
         assert_eq!(record(&mut window, 550, 10), None);
         window.record(Instant::from_millis(600), &BTreeMap::new());
         assert_eq!(window.rate(&eid()), None);
+    }
+
+    #[test]
+    fn the_load_is_what_is_offered_and_not_what_is_placed() {
+        let traffic = [(TrafficOf::Offered, 100, 0), (TrafficOf::Locator([10, 0, 2, 1].into()), 30, 400)]
+            .map(|(of, flows, packets)| {
+                let value = bpf_abi::TrafficValue { flows, packets, bytes: 0 };
+                Traffic { eid: eid(), of, value }
+            });
+        let dropped = BTreeMap::from([(eid(), 7)]);
+        let loads = LoadWindow::default().measure(Instant::from_millis(0), 0, &traffic, &dropped);
+        assert_eq!((loads[0].flows, loads[0].packets), (107, 400));
     }
 }

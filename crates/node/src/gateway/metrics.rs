@@ -3,7 +3,7 @@
 use std::fmt::Error;
 use std::sync::Arc;
 
-use dataplane::{Eid, Traffic};
+use dataplane::{Eid, Traffic, TrafficOf};
 use lisp::machine::Counter;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder};
@@ -70,7 +70,10 @@ fn traffic(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Err
     ];
     for (name, help, value) in SENT {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        let pairs = state.traffic.iter().filter_map(|t| Some((t, t.rloc?)));
+        let pairs = state.traffic.iter().filter_map(|t| match t.of {
+            TrafficOf::Locator(rloc) => Some((t, rloc)),
+            TrafficOf::Offered | TrafficOf::Decapsulated => None,
+        });
         for (entry, rloc) in pairs.take(PAIRS_MAX) {
             let EidLabels { instance_id, eid } = labels(&entry.eid);
             let labels = LocatorLabels { instance_id, eid, locator: rloc.to_string() };
@@ -79,7 +82,7 @@ fn traffic(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Err
     }
     for (name, help, value) in RECEIVED {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for entry in state.traffic.iter().filter(|t| t.rloc.is_none()).take(PAIRS_MAX) {
+        for entry in state.traffic.iter().filter(|t| t.of == TrafficOf::Decapsulated).take(PAIRS_MAX) {
             counter(&mut family, &labels(&entry.eid), value(entry))?;
         }
     }
@@ -167,8 +170,8 @@ mod tests {
         let value = TrafficValue { flows: 5, packets: 60, bytes: 700 };
         {
             let mut state = shared.lock();
-            state.traffic.push(Traffic { eid, rloc: Some("10.0.1.2".parse().unwrap()), value });
-            state.traffic.push(Traffic { eid, rloc: None, value });
+            state.traffic.push(Traffic { eid, of: TrafficOf::Locator("10.0.1.2".parse().unwrap()), value });
+            state.traffic.push(Traffic { eid, of: TrafficOf::Decapsulated, value });
             let load =
                 Load { eid, flows: 6, rate: Some(12.5), packets: 60, bytes: 700, measured_at_unix_ns: 1 };
             state.load.push(load);
