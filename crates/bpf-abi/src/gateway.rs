@@ -1,7 +1,8 @@
 //! What a LISP gateway's programs look up.
 //!
 //! A packet to an EID: [`InterfaceValue`] by ifindex, [`MappingValue`] by [`EidKey`], the flow's [`FlowValue`] if it
-//! is still usable or else a bucket of the mapping's [`SlotValue`], then the [`LocatorValue`].
+//! is still usable or else a bucket of the mapping's [`SlotValue`], then the [`LocatorValue`]. What all but the last
+//! said is remembered for the flow's next packets, until [`NodeValue::generation`] changes.
 
 /// Buckets of one mapping; one bucket is 0.1 % of its new flows.
 pub const BUCKETS: usize = 1024;
@@ -192,6 +193,9 @@ pub const SYN_IDLE_NS: u64 = 60_000_000_000;
 /// `last_seen` is refreshed when it is older than this.
 pub const FLOW_REFRESH_NS: u64 = 1_000_000_000;
 
+/// Sets of two flows that each CPU remembers, a power of two.
+pub const FLOW_CACHE_SETS: u32 = 4096;
+
 /// Value of the local-EID trie: packets to these EIDs are decapsulated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -274,8 +278,9 @@ pub struct NodeValue {
     pub rlocs: [[u8; 16]; OWN_RLOCS],
     /// RLOCs in use.
     pub rloc_count: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// Another number, and not 0, after every change of the other tables: programs do not ask them for every packet
+    /// of a flow.
+    pub generation: u32,
 }
 
 macro_rules! sizes {

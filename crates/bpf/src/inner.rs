@@ -100,20 +100,15 @@ impl Inner {
         })
     }
 
-    /// Flow of the packet, whose network header is at `offset` in the frame.
+    /// Flow of the packet, whose network header is at `offset` in the frame; of which instance is not known yet.
     #[inline(always)]
-    pub(crate) fn transport<P: Packet>(
-        &self,
-        packet: &P,
-        offset: usize,
-        instance_id: u32,
-    ) -> Result<Transport, Reason> {
+    pub(crate) fn transport<P: Packet>(&self, packet: &P, offset: usize) -> Result<Transport, Reason> {
         let mut key = FlowWords {
             source: self.source,
             destination: self.destination,
             ports: 0,
             protocol: 0,
-            instance_id,
+            instance_id: 0,
         };
         let mut tcp_flags = 0;
         if !self.fragment && matches!(self.protocol, TCP | UDP | SCTP) {

@@ -3,12 +3,13 @@
 use bpf_abi::{
     ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, FLOW_CLOSING, FLOW_REFRESH_NS,
     FlowValue, INSTANCE_MAC, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, InterfaceValue, LOCATOR_GPE,
-    LocatorValue, MEMBERS, MappingValue, Member, OFFERED, OVERHEAD_V4, OVERHEAD_V6, Reason, SYN_IDLE_NS,
-    SlotValue, UNPLACED, bucket, source_port,
+    LocatorValue, MEMBERS, MappingValue, Member, NodeValue, OFFERED, OVERHEAD_V4, OVERHEAD_V6, Reason,
+    SYN_IDLE_NS, SlotValue, UNPLACED, bucket, source_port,
 };
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 
+use crate::flow_cache::{Moment, Place, Way};
 use crate::headers::{
     Ethernet, Ipv4, Ipv6, LISP_I, LISP_P, LISP_PORT, UDP, checksum_after, header_checksum, words, write_words,
 };
@@ -56,22 +57,34 @@ fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
 fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason> {
     let gso_size = packet.gso_size();
     let inner = inner::read(packet, ETHERNET, family, gso_size != 0)?;
-    // SAFETY: programs only read the value; user space replaces it whole.
-    let interface = unsafe { INTERFACES.get(packet.ifindex()) }.ok_or(Reason::DropNotReady)?;
-    let instance_id = instance(packet, interface)?;
-    let mapping = longest(&MAP_CACHE, instance_id, &inner.destination).ok_or(Reason::PassNotLisp)?;
-    match mapping.action {
-        ACTION_ENCAPSULATE => {}
-        ACTION_RESOLVE => return resolve(packet, instance_id),
-        ACTION_NATIVE => return Err(Reason::PassNative),
-        ACTION_DROP => return Err(Reason::DropPolicy),
-        _ => return Err(Reason::DropNotReady),
-    }
-    let from_stack = interface.flags & INTERFACE_FROM_STACK != 0;
+    let node = NODE.get(0).ok_or(Reason::DropNotReady)?;
+    let moment = Moment {
+        // Before any other table, or what an old one says would be taken for the new generation's.
+        // SAFETY: an aligned word of the entry of an array.
+        generation: unsafe { (&raw const node.generation).read_volatile() },
+        ifindex: packet.ifindex(),
+        // SAFETY: no memory is touched.
+        now: unsafe { bpf_ktime_get_coarse_ns() },
+    };
+    let mut transport = inner.transport(packet, ETHERNET);
+    let cell = match &transport {
+        Ok(transport) => Place::of(transport, &moment, node.flow_idle_ns),
+        Err(_) => None,
+    };
+    let recalled = match (&transport, cell) {
+        (Ok(transport), Some(cell)) => cell.recall(transport, &moment),
+        _ => None,
+    };
+    let found = match recalled {
+        // Only packets of interfaces without flags are noted.
+        Some(way) => Found { way, from_stack: false },
+        None => match look_up(packet, &inner, &mut transport, cell, &moment, node)? {
+            Verdict::Encapsulate(found) => found,
+            Verdict::Resolve(instance_id) => return resolve(packet, instance_id),
+        },
+    };
+    let Found { way: Way { instance_id, mapping_id, locator: locator_index, hash }, from_stack } = found;
     let ttl = decremented(inner.ttl, from_stack)?;
-    let transport = inner.transport(packet, ETHERNET, instance_id)?;
-    let hash = transport.hash();
-    let locator_index = place(&transport, hash, mapping)?;
     let locator = LOCATORS.get(locator_index).ok_or(Reason::DropNotReady)?;
     let (outer, overhead) = match locator.family {
         4 => (Family::V4, OVERHEAD_V4),
@@ -90,8 +103,58 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
         Family::V4 => write_v4(packet, locator, &inner, ttl, &lisp)?,
         Family::V6 => write_v6(packet, locator, &inner, ttl, &lisp)?,
     }
-    count_traffic(mapping.mapping_id, locator_index, 0, wire.packets, wire.bytes);
+    count_traffic(mapping_id, locator_index, 0, wire.packets, wire.bytes);
     Ok((counted, packet.send(&route)))
+}
+
+/// What the tables said to a packet that is to be encapsulated.
+struct Found {
+    way: Way,
+    from_stack: bool,
+}
+
+enum Verdict {
+    Encapsulate(Found),
+    /// In this instance.
+    Resolve(u32),
+}
+
+/// Asks interface, map-cache, slot and flow table, and notes the answer for the packets that follow.
+#[inline(always)]
+fn look_up<P: Packet>(
+    packet: &P,
+    inner: &Inner,
+    transport: &mut Result<Transport, Reason>,
+    cell: Option<Place>,
+    moment: &Moment,
+    node: &NodeValue,
+) -> Result<Verdict, Reason> {
+    // SAFETY: programs only read the value; user space replaces it whole.
+    let interface = unsafe { INTERFACES.get(moment.ifindex) }.ok_or(Reason::DropNotReady)?;
+    let instance_id = instance(packet, interface)?;
+    let mapping = longest(&MAP_CACHE, instance_id, &inner.destination).ok_or(Reason::PassNotLisp)?;
+    match mapping.action {
+        ACTION_ENCAPSULATE => {}
+        ACTION_RESOLVE => return Ok(Verdict::Resolve(instance_id)),
+        ACTION_NATIVE => return Err(Reason::PassNative),
+        ACTION_DROP => return Err(Reason::DropPolicy),
+        _ => return Err(Reason::DropNotReady),
+    }
+    let from_stack = interface.flags & INTERFACE_FROM_STACK != 0;
+    // A packet that is not forwarded places no flow.
+    decremented(inner.ttl, from_stack)?;
+    let transport = match transport {
+        Ok(transport) => transport,
+        Err(reason) => return Err(*reason),
+    };
+    transport.key.0.instance_id = instance_id;
+    let hash = transport.hash();
+    let locator = place(transport, hash, mapping, moment.now, node.flow_idle_ns)?;
+    let way = Way { instance_id, mapping_id: mapping.mapping_id, locator, hash };
+    if let (Some(cell), 0) = (cell, interface.flags) {
+        cell.note(transport, moment, &way);
+    }
+    Ok(Verdict::Encapsulate(Found { way, from_stack }))
 }
 
 /// Instance of the packet: the interface's, or the one that was written into the frame before it was held.
@@ -132,9 +195,14 @@ fn decremented(ttl: u8, from_stack: bool) -> Result<u8, Reason> {
 
 /// Locator of the packet's flow. New flows are counted here, also those whose first packet gets no further.
 #[inline(always)]
-fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<u32, Reason> {
+fn place(
+    transport: &Transport,
+    hash: u32,
+    mapping: &MappingValue,
+    now: u64,
+    idle_ns: u64,
+) -> Result<u32, Reason> {
     let slot = SLOTS.get(mapping.slot).ok_or(Reason::DropNotReady)?;
-    let idle_ns = NODE.get(0).ok_or(Reason::DropNotReady)?.flow_idle_ns;
     let is_syn = transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
     if idle_ns == 0 {
         count_traffic(mapping.mapping_id, OFFERED, u64::from(is_syn), 0, 0);
@@ -142,8 +210,6 @@ fn place(transport: &Transport, hash: u32, mapping: &MappingValue) -> Result<u32
         count_traffic(mapping.mapping_id, locator, u64::from(is_syn), 0, 0);
         return Ok(locator);
     }
-    // SAFETY: no memory is touched.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
     let mut known = false;
     if let Some(flow) = FLOWS.get_ptr_mut(&transport.key.0) {
         known = is_known(flow, mapping.mapping_id, now, idle_ns, is_syn);

@@ -4,6 +4,7 @@
 #![feature(asm_experimental_arch)]
 
 mod etr;
+mod flow_cache;
 mod headers;
 mod inner;
 mod itr;

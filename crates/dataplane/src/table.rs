@@ -110,6 +110,8 @@ pub struct Observed {
     pub local_eids: BTreeMap<Eid, LocalEidValue>,
     /// Keys of `TRAFFIC`.
     pub traffic: BTreeSet<TrafficKey>,
+    /// Tables were changed since the generation was.
+    outdated: bool,
     retired: BTreeMap<Eid, (u32, Box<SlotValue>)>,
     last_id: u32,
     last_slot: u32,
@@ -158,6 +160,13 @@ pub enum MapWrite {
     RemoveLocalEid(Eid),
 }
 
+impl MapWrite {
+    /// Whether programs must forget what they remember of the tables.
+    const fn outdates(&self) -> bool {
+        !matches!(self, Self::Node(_) | Self::Traffic(_) | Self::RemoveTraffic(_))
+    }
+}
+
 /// Why a mapping could not be planned; what is in place stays in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -194,10 +203,10 @@ pub struct Plan {
 }
 
 impl Observed {
-    /// Empty tables beside the entry of `NODE`.
+    /// Empty tables beside the entry of `NODE`. An earlier process may have ended between a change and the generation.
     #[must_use]
     pub fn new(node: NodeValue) -> Self {
-        Self { node, ..Self::default() }
+        Self { node, outdated: true, ..Self::default() }
     }
 
     /// Takes up numbering where an earlier process left it; call once after the maps were read.
@@ -211,8 +220,12 @@ impl Observed {
 
     /// Notes a write that was made.
     pub fn record(&mut self, write: &MapWrite) {
+        self.outdated |= write.outdates();
         match write {
-            MapWrite::Node(value) => self.node = *value,
+            MapWrite::Node(value) => {
+                self.outdated &= value.generation == self.node.generation;
+                self.node = *value;
+            }
             MapWrite::Interface(ifindex, value) => drop(self.interfaces.insert(*ifindex, *value)),
             MapWrite::RemoveInterface(ifindex) => drop(self.interfaces.remove(ifindex)),
             MapWrite::Locator(index, value) => drop(self.locators.insert(*index, *value)),
@@ -495,14 +508,21 @@ impl<'a> Planner<'a> {
     }
 
     fn interfaces(&mut self) {
-        if self.desired.node != self.observed.node {
-            self.writes.push(MapWrite::Node(self.desired.node));
-        }
         for (ifindex, value) in &self.desired.interfaces {
             if self.observed.interfaces.get(ifindex) != Some(value) {
                 self.writes.push(MapWrite::Interface(*ifindex, *value));
             }
         }
+    }
+
+    fn node(&self, writes: &[MapWrite]) -> Option<MapWrite> {
+        let in_place = self.observed.node;
+        let outdated = self.observed.outdated || writes.iter().any(MapWrite::outdates);
+        // 0 is of nobody.
+        let next = in_place.generation.checked_add(1).unwrap_or(1);
+        let generation = if outdated || in_place.generation == 0 { next } else { in_place.generation };
+        let wanted = NodeValue { generation, ..self.desired.node };
+        (wanted != in_place).then_some(MapWrite::Node(wanted))
     }
 
     fn removals(&mut self) {
@@ -519,9 +539,10 @@ impl<'a> Planner<'a> {
         self.writes.extend(gone.into_iter().map(|key| MapWrite::RemoveTraffic(*key)));
     }
 
-    /// Locators and counters come first: nothing may name them before they are there.
-    fn finish(self) -> Plan {
-        let mut writes = self.locator_writes;
+    /// Locators and counters come first: nothing may name them before they are there. The generation comes last: what
+    /// is remembered under it has been read after all changes.
+    fn finish(mut self) -> Plan {
+        let mut writes = std::mem::take(&mut self.locator_writes);
         let dropped: BTreeSet<TrafficKey> = writes
             .iter()
             .chain(&self.writes)
@@ -530,8 +551,9 @@ impl<'a> Planner<'a> {
         let missing = |t: &&TrafficKey| !self.observed.traffic.contains(t) || dropped.contains(t);
         writes.extend(self.counters.iter().filter(missing).map(|key| MapWrite::Traffic(*key)));
         let mut seen = BTreeSet::new();
-        writes.extend(self.writes);
+        writes.append(&mut self.writes);
         writes.retain(|w| !matches!(w, MapWrite::RemoveTraffic(key) if !seen.insert(*key)));
+        writes.extend(self.node(&writes));
         Plan { writes, refused: self.refused }
     }
 }

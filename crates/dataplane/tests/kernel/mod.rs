@@ -40,6 +40,8 @@ pub(crate) struct Kernel {
     pub(crate) object: Ebpf,
     pub(crate) tables: Tables,
     traffic: Vec<TrafficKey>,
+    /// After every change of the tables another one, as user space does it.
+    generation: u32,
     counters: Counters,
 }
 
@@ -55,7 +57,7 @@ impl Kernel {
             load_program(&mut object, name)?;
         }
         let counters = Counters::new(object.take_map("TRAFFIC").context("map")?.try_into()?)?;
-        Ok(Self { object, tables: Tables::default(), traffic: Vec::new(), counters })
+        Ok(Self { object, tables: Tables::default(), traffic: Vec::new(), generation: 0, counters })
     }
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
@@ -90,7 +92,6 @@ impl Kernel {
         for index in old.locators.keys().chain(tables.locators.keys()) {
             locators.set(*index, tables.locators.get(index).copied().unwrap_or_default(), 0)?;
         }
-        self.array::<NodeValue>("NODE")?.set(0, tables.node, 0)?;
         let mut flows = self.hash::<FlowKey, FlowValue>("FLOWS")?;
         for key in old.flows.keys() {
             flows.remove(key)?;
@@ -98,6 +99,9 @@ impl Kernel {
         for (key, value) in &tables.flows {
             flows.insert(key, value, 0)?;
         }
+        self.generation += 1;
+        let node = NodeValue { generation: self.generation, ..tables.node };
+        self.array::<NodeValue>("NODE")?.set(0, node, 0)?;
         self.tables = tables;
         self.count_under(traffic)
     }

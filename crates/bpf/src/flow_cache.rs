@@ -1,0 +1,179 @@
+//! Where the flows of a moment ago went: one cell in place of four maps.
+//!
+//! The flow table is a kernel hash map that all CPUs share; asking it, the trie, the interface and the slot costs as much
+//! as all the rest of the ITR. A cell repeats what they said, on one CPU, for as long as user space has changed nothing
+//! (the generation) and the answer is fresh. It decides nothing: who is not found here takes the whole path.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE, btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map,
+};
+use bpf_abi::FLOW_CACHE_SETS;
+
+use crate::headers::Address;
+use crate::inner::{TCP_FIN, TCP_RST, TCP_SYN, Transport};
+
+/// A flow and its way. One cache line.
+#[repr(C)]
+pub(crate) struct FlowCell {
+    source: Address,
+    destination: Address,
+    ports: u32,
+    ifindex: u32,
+    protocol: u16,
+    locator: u16,
+    instance_id: u32,
+    hash: u32,
+    mapping_id: u32,
+    generation: u32,
+    /// In units of [`TICK_SHIFT`].
+    checked: u32,
+}
+const _: () = assert!(size_of::<FlowCell>() == 64);
+
+/// The cells in which a flow may be: neighbouring lines, which come into the CPU's cache together.
+type FlowSet = [FlowCell; 2];
+
+/// 2^20 ns, about a millisecond.
+const TICK_SHIFT: u32 = 20;
+/// How long a cell is believed: the flow table has to see that the flow is in use, or it would give its entry away.
+const BELIEVED_TICKS: u32 = 128;
+/// [`BELIEVED_TICKS`] in nanoseconds; no flow may be idle for less.
+const BELIEVED_NS: u64 = (BELIEVED_TICKS as u64) << TICK_SHIFT;
+
+/// [`FLOW_CACHE_SETS`] for each CPU, which user space knows the number of. No per-CPU array, which takes two loads more
+/// that miss the CPU's cache, and mappable because that aligns it: asking for a flow touches one line.
+#[btf_map]
+static FLOW_CACHE: Array<FlowSet, { FLOW_CACHE_SETS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Where a flow goes, by the tables of one generation.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) instance_id: u32,
+    pub(crate) mapping_id: u32,
+    pub(crate) locator: u32,
+    pub(crate) hash: u32,
+}
+
+/// What a cell has to agree with.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    /// Of the tables, read before any of them.
+    pub(crate) generation: u32,
+    pub(crate) ifindex: u32,
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub(crate) now: u64,
+}
+
+/// Where in the cache a flow would be.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(*mut FlowSet);
+
+impl Place {
+    /// `None` without stickiness, or before user space is ready.
+    #[inline(always)]
+    pub(crate) fn of(transport: &Transport, moment: &Moment, idle_ns: u64) -> Option<Self> {
+        if moment.generation == 0 || idle_ns <= BELIEVED_NS {
+            return None;
+        }
+        // SAFETY: no memory is touched.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        FLOW_CACHE.get_ptr_mut(cpu * FLOW_CACHE_SETS + index(transport)).map(Self)
+    }
+
+    /// The flow's way, if it is known. Packets that may begin or end a flow concern the flow table.
+    #[inline(always)]
+    pub(crate) fn recall(self, transport: &Transport, moment: &Moment) -> Option<Way> {
+        if transport.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0 {
+            return None;
+        }
+        // SAFETY: this CPU's cells of an array, valid for the run of the program.
+        let [first, second] = unsafe { &*self.0 };
+        match first.recall(transport, moment) {
+            None => second.recall(transport, moment),
+            way => way,
+        }
+    }
+
+    /// Notes what the tables said.
+    #[inline(always)]
+    pub(crate) fn note(self, transport: &Transport, moment: &Moment, way: &Way) {
+        // SAFETY: as in `recall`.
+        let [first, second] = unsafe { &mut *self.0 };
+        // In its own cell if it has one: no older answer may stay beside this one.
+        let in_second = second.is_of(transport, moment)
+            || !first.is_of(transport, moment) && second.age(moment) > first.age(moment);
+        let cell = if in_second { second } else { first };
+        cell.note(transport, moment, way);
+    }
+}
+
+impl FlowCell {
+    #[inline(always)]
+    fn is_of(&self, transport: &Transport, moment: &Moment) -> bool {
+        let key = &transport.key.0;
+        self.ports == key.ports
+            && self.source == key.source
+            && self.destination == key.destination
+            && self.ifindex == moment.ifindex
+            && u32::from(self.protocol) == key.protocol
+    }
+
+    /// In ticks; what no program believes is infinitely old.
+    #[inline(always)]
+    const fn age(&self, moment: &Moment) -> u32 {
+        if self.generation == moment.generation {
+            ticks(moment.now).wrapping_sub(self.checked)
+        } else {
+            u32::MAX
+        }
+    }
+
+    #[inline(always)]
+    fn recall(&self, transport: &Transport, moment: &Moment) -> Option<Way> {
+        (self.is_of(transport, moment) && self.age(moment) < BELIEVED_TICKS).then_some(Way {
+            instance_id: self.instance_id,
+            mapping_id: self.mapping_id,
+            locator: u32::from(self.locator),
+            hash: self.hash,
+        })
+    }
+
+    #[inline(always)]
+    fn note(&mut self, transport: &Transport, moment: &Moment, way: &Way) {
+        if way.locator > u32::from(u16::MAX) {
+            return;
+        }
+        let key = &transport.key.0;
+        *self = Self {
+            source: key.source,
+            destination: key.destination,
+            ports: key.ports,
+            ifindex: moment.ifindex,
+            protocol: key.protocol as u16,
+            locator: way.locator as u16,
+            instance_id: way.instance_id,
+            hash: way.hash,
+            mapping_id: way.mapping_id,
+            generation: moment.generation,
+            checked: ticks(moment.now),
+        };
+    }
+}
+
+#[inline(always)]
+const fn ticks(nanoseconds: u64) -> u32 {
+    (nanoseconds >> TICK_SHIFT) as u32
+}
+
+/// Cheaper than the flow hash, which is needed only when the flow is not known: who makes flows collide here gets the
+/// whole path.
+#[inline(always)]
+fn index(transport: &Transport) -> u32 {
+    let [s0, s1, s2, s3] = transport.key.0.source;
+    let [d0, d1, d2, d3] = transport.key.0.destination;
+    let source = u64::from(s0 ^ s1 ^ s2 ^ s3);
+    let destination = u64::from(d0 ^ d1 ^ d2 ^ d3);
+    let mixed = (source << 32 | u64::from(transport.key.0.ports)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ destination.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - FLOW_CACHE_SETS.ilog2())) as u32
+}
