@@ -37,12 +37,18 @@ pub fn ensure_mounted() -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// The pin directory of a node for this version of the map layout, created.
+/// The pin directory of a node for this version of the map layout.
+#[must_use]
+pub fn pin_path(node: &str) -> PathBuf {
+    Path::new(MOUNT_POINT).join("weir").join(node).join(format!("v{ABI_VERSION}"))
+}
+
+/// [`pin_path`], created.
 ///
 /// # Errors
 /// If it cannot be created.
 pub fn pin_directory(node: &str) -> Result<PathBuf, DataplaneError> {
-    let path = Path::new(MOUNT_POINT).join("weir").join(node).join(format!("v{ABI_VERSION}"));
+    let path = pin_path(node);
     fs::create_dir_all(&path)
         .map_err(|source| DataplaneError::system("create", path.display().to_string(), source))?;
     Ok(path)
@@ -65,6 +71,33 @@ pub fn remove(directory: &Path) -> Result<(), DataplaneError> {
         }
     }
     Ok(())
+}
+
+/// Takes over the links that a process with another version of the map layout left pinned beside `directory`, so that
+/// its programs are replaced and not joined; its maps go away with them.
+///
+/// # Errors
+/// If a pin cannot be moved or removed.
+pub fn take_over_other_versions(directory: &Path) -> Result<(), DataplaneError> {
+    let Some(node) = directory.parent() else { return Ok(()) };
+    for version in children(node)?.into_iter().filter(|path| path != directory) {
+        for pin in children(&version)? {
+            let name = pin.file_name().unwrap_or_default();
+            let ours = directory.join(name);
+            if name.as_bytes().starts_with(b"link-") && !ours.exists() {
+                fs::rename(&pin, &ours)
+                    .map_err(|source| DataplaneError::system("move", pin.display().to_string(), source))?;
+            }
+        }
+        remove(&version)?;
+        tracing::info!(path = %version.display(), "took over from another version");
+    }
+    Ok(())
+}
+
+fn children(directory: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
+    let entries = fs::read_dir(directory).and_then(|all| all.map(|entry| Ok(entry?.path())).collect());
+    entries.map_err(|source| DataplaneError::system("list", directory.display().to_string(), source))
 }
 
 fn is_bpffs(path: &Path) -> Result<bool, DataplaneError> {

@@ -15,6 +15,7 @@ use codec::IpPrefix;
 use tokio::sync::watch;
 
 use crate::attach::{Attachments, Chosen, Hook, Role, choose};
+use crate::before::Before;
 use crate::bpffs;
 use crate::devices::{Devices, RESOLVE, SEGMENT_PEER, STACK_PEER};
 use crate::eid::{Eid, mapped};
@@ -139,9 +140,21 @@ impl Dataplane {
     /// taken over as it is: mappings found there stay until they are set or removed.
     ///
     /// # Errors
-    /// If an interface is missing or the kernel refuses something; nothing is taken away then.
+    /// If an interface is missing or the kernel refuses something. What an earlier process left stays then, what this
+    /// start made is taken away.
     pub async fn start(config: DataplaneConfig) -> Result<Self, DataplaneError> {
         bpffs::ensure_mounted()?;
+        let before = Before::look(&config.node, &sysctl_file(&config.node)).await?;
+        match Self::bring_up(config).await {
+            Ok(dataplane) => Ok(dataplane),
+            Err(error) => {
+                before.restore().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn bring_up(config: DataplaneConfig) -> Result<Self, DataplaneError> {
         let pins = bpffs::pin_directory(&config.node)?;
         let with_macs = config.hook == Hook::Xdp;
         let netlink = Netlink::connect(with_macs)?;
@@ -151,7 +164,7 @@ impl Dataplane {
         }
         let underlay: Vec<&Link> = with_role(&links, Role::Etr).map(|(_, link)| link).collect();
         let instance_id = with_role(&links, Role::Itr).map(|(i, _)| i.instance_id).next().unwrap_or(0);
-        let mut sysctls = Sysctls::open(&Path::new(RUN).join(&config.node).join("sysctls"));
+        let mut sysctls = Sysctls::open(&sysctl_file(&config.node));
         sysctls.set("ipv4/ip_forward", "1")?;
         let devices = Devices::create(&netlink, &mut sysctls, instance_id, underlay.first().copied()).await?;
         let options = object::MapOptions { pin_directory: Some(&pins), flows: config.flow_entries };
@@ -179,6 +192,7 @@ impl Dataplane {
         };
         dataplane.route_local().await?;
         dataplane.commit().await?;
+        bpffs::take_over_other_versions(&dataplane.pins)?;
         dataplane.attach().await?;
         Ok(dataplane)
     }
@@ -454,8 +468,11 @@ impl Dataplane {
     }
 }
 
-/// What is known of this start of the system only.
-const RUN: &str = "/run/weir";
+/// Settings to put back, known for this start of the system only.
+fn sysctl_file(node: &str) -> PathBuf {
+    Path::new("/run/weir").join(node).join("sysctls")
+}
+
 const TC: Chosen = Chosen { hook: Hook::Tc, reason: "no interface is configured" };
 
 fn with_role(links: &[(Interface, Link)], role: Role) -> impl Iterator<Item = &(Interface, Link)> {

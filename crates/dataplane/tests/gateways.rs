@@ -314,3 +314,40 @@ fn a_route_change_reaches_the_locators() {
     assert!(topology.ip("i", &["route", "show", "10.100.0.0/16"]).contains("mtu lock 1364"));
     detach([itr, etr]);
 }
+
+#[test]
+fn a_start_that_fails_leaves_nothing_new_and_takes_nothing_old() {
+    let topology = Topology::new("t11");
+    let names = || {
+        let links = topology.ip("i", &["-o", "link", "show"]);
+        links.lines().filter_map(|line| Some(line.split(':').nth(1)?.trim().to_owned())).collect::<Vec<_>>()
+    };
+    let forwarding =
+        || topology.within("i", || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());
+    let (before, forwards) = (names(), forwarding());
+    let error = topology.failing_client_gateway();
+    assert!(error.contains("nowhere"), "{error}");
+    assert_eq!((names(), forwarding()), (before, forwards));
+    assert!(!Path::new(&topology.pins("i")).exists());
+
+    let (itr, etr) = connected(&topology);
+    assert!(topology.ping(&["-c", "1"]).contains("1 received"));
+    itr.crash();
+    topology.failing_client_gateway();
+    assert!(topology.ping(&["-c", "2"]).contains("2 received"), "the pinned data path goes on");
+    detach([topology.client_gateway(), etr]);
+}
+
+/// Two programs on an interface would be two gateways.
+#[test]
+fn programs_of_another_version_are_replaced() {
+    let topology = Topology::new("t12");
+    topology.client_gateway().crash();
+    let pins = topology.pins("i");
+    let here = std::fs::read_dir(&pins).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(here, format!("{pins}/v0")).unwrap();
+    let itr = topology.client_gateway();
+    assert_eq!(topology.attached("i", "i0"), 1);
+    assert!(!Path::new(&format!("{pins}/v0")).exists());
+    detach([itr]);
+}

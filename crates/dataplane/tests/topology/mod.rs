@@ -102,10 +102,24 @@ impl Topology {
         self.gateway("e", "e0", "10.0.1.2", "10.100.0.0/24", hook)
     }
 
-    fn gateway(&self, namespace: &str, inside: &str, rloc: &str, local: &str, hook: Hook) -> Gateway {
+    /// Why a client gateway does not start whose hosts are behind an interface that is not there.
+    pub(crate) fn failing_client_gateway(&self) -> String {
+        let config = self.config("i", "i0", "10.0.1.1", "10.200.0.0/24", Hook::Auto);
+        let local = LocalPrefix { interface: "nowhere".to_owned(), ..config.local_eids[0].clone() };
+        let config = DataplaneConfig { local_eids: vec![local], ..config };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let start = || runtime.block_on(Dataplane::start(config)).err().unwrap().to_string();
+        self.within("i", start)
+    }
+
+    pub(crate) fn pins(&self, namespace: &str) -> String {
+        format!("{}/weir/{}", bpffs::MOUNT_POINT, self.name(namespace))
+    }
+
+    fn config(&self, namespace: &str, inside: &str, rloc: &str, local: &str, hook: Hook) -> DataplaneConfig {
         let eid = |prefix: &str| Eid { instance_id: 0, prefix: prefix.parse().unwrap() };
         let interface = |name: &str, role| Interface { name: name.to_owned(), role, instance_id: 0 };
-        let config = DataplaneConfig {
+        DataplaneConfig {
             node: self.name(namespace),
             rlocs: vec![rloc.parse().unwrap()],
             interfaces: vec![interface(inside, Role::Itr), interface("u0", Role::Etr)],
@@ -114,7 +128,11 @@ impl Topology {
             hook,
             flow_idle: Duration::from_secs(300),
             flow_entries: Some(4096),
-        };
+        }
+    }
+
+    fn gateway(&self, namespace: &str, inside: &str, rloc: &str, local: &str, hook: Hook) -> Gateway {
+        let config = self.config(namespace, inside, rloc, local, hook);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let namespace = self.name(namespace);
         let dataplane = {
