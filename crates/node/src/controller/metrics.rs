@@ -57,32 +57,49 @@ impl Metrics {
         };
         gauge(
             "weir_controller_offered_requests_per_second",
-            "Offered load that the last decision rests on; absent without a fresh measurement",
+            "Offered load that the last decision about the `service` rests on; absent without a fresh measurement",
             &self.offered,
         );
         gauge(
             "weir_controller_measurement_age_seconds",
-            "Age of that load when the decision was taken; absent without a fresh measurement",
+            "Age of that load when the decision about the `service` was taken; absent without a fresh measurement",
             &self.age,
         );
         gauge(
             "weir_controller_last_change_timestamp_seconds",
-            "Unix time of the last change of weights that the map server took",
+            "Unix time of the last change of weights of the `service` that the map server took",
             &self.changed_at,
         );
         register(
             registry,
             "weir_controller_weight_ratio",
-            "Share of the service's new flows that the edge is to get",
+            "Share of the new flows of the `service` that the `edge` is to get",
             self.weight.clone(),
         );
-        register(registry, "weir_controller_state", "1 for the state the service is in", self.state.clone());
+        register(
+            registry,
+            "weir_controller_state",
+            "1 for the `state` the `service` is in",
+            self.state.clone(),
+        );
         let mut counter = |name, help, family: &Family<OutcomeLabels, Counter>| {
             register(registry, name, help, family.clone());
         };
-        counter("weir_controller_decisions", "Decisions by the rule that decided", &self.decisions);
-        counter("weir_controller_measurements", "Answers of the load source by kind", &self.measurements);
-        counter("weir_controller_writes", "Attempts to change weights by what became of them", &self.writes);
+        counter(
+            "weir_controller_decisions",
+            "Decisions by `service` and the rule that decided (`outcome`)",
+            &self.decisions,
+        );
+        counter(
+            "weir_controller_measurements",
+            "Answers of the load source by `service` and kind (`outcome`)",
+            &self.measurements,
+        );
+        counter(
+            "weir_controller_writes",
+            "Attempts to change weights by `service` and what became of them (`outcome`)",
+            &self.writes,
+        );
     }
 
     /// A service that nothing was decided about yet.

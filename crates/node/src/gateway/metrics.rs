@@ -58,15 +58,31 @@ type Column = (&'static str, &'static str, fn(&Traffic) -> u64);
 
 fn traffic(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> {
     const SENT: [Column; 3] = [
-        ("weir_gateway_flows", "Flows placed on a locator", |t| t.value.flows),
-        ("weir_gateway_packets", "Packets encapsulated to a locator", |t| t.value.packets),
-        ("weir_gateway_bytes", "Octets of the packets encapsulated to a locator", |t| t.value.bytes),
+        ("weir_gateway_flows", "Flows placed on a locator, by `instance_id`, `eid` and `locator`", |t| {
+            t.value.flows
+        }),
+        (
+            "weir_gateway_packets",
+            "Packets encapsulated to a locator, by `instance_id`, `eid` and `locator`",
+            |t| t.value.packets,
+        ),
+        (
+            "weir_gateway_bytes",
+            "Octets of the packets encapsulated to a locator, by `instance_id`, `eid` and `locator`",
+            |t| t.value.bytes,
+        ),
     ];
     const RECEIVED: [Column; 2] = [
-        ("weir_gateway_decapsulated_packets", "Packets decapsulated for a local EID-prefix", |t| {
-            t.value.packets
-        }),
-        ("weir_gateway_decapsulated_bytes", "Octets decapsulated for a local EID-prefix", |t| t.value.bytes),
+        (
+            "weir_gateway_decapsulated_packets",
+            "Packets decapsulated for a local EID-prefix, by `instance_id` and `eid`",
+            |t| t.value.packets,
+        ),
+        (
+            "weir_gateway_decapsulated_bytes",
+            "Octets decapsulated for a local EID-prefix, by `instance_id` and `eid`",
+            |t| t.value.bytes,
+        ),
     ];
     for (name, help, value) in SENT {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -92,13 +108,13 @@ fn traffic(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Err
 /// A prefix whose window is not full yet has no value: no data is not zero.
 fn load(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> {
     let name = "weir_gateway_offered_flows_per_second";
-    let help = "New flows per second to an EID-prefix in front of the split, over the last 500 ms";
+    let help = "New flows per second to an EID-prefix (`instance_id`, `eid`) in front of the split, over the last 500 ms";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (load, rate) in state.load.iter().filter_map(|l| Some((l, l.rate?))).take(PAIRS_MAX) {
         ConstGauge::new(rate).encode(family.encode_family(&labels(&load.eid))?)?;
     }
     let name = "weir_gateway_offered_flows";
-    let help = "New flows to an EID-prefix in front of the split";
+    let help = "New flows to an EID-prefix (`instance_id`, `eid`) in front of the split";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for load in state.load.iter().take(PAIRS_MAX) {
         counter(&mut family, &labels(&load.eid), load.flows)?;
@@ -108,13 +124,13 @@ fn load(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error>
 
 fn reasons(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> {
     let name = "weir_gateway_datapath_packets";
-    let help = "Packets that the data path saw, by what it did with them";
+    let help = "Packets that the data path saw, by what it did with them (`reason`)";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (reason, packets) in &state.reasons {
         counter(&mut family, &ReasonLabels { reason: reason.label() }, *packets)?;
     }
     let name = "weir_gateway_control_events";
-    let help = "Control messages and records refused, and what else the control plane counts";
+    let help = "Control messages and records refused, and what else the control plane counts, by `reason`";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for reason in Counter::ALL {
         let count = state.control.get(reason).copied().unwrap_or(0);
