@@ -12,6 +12,7 @@ mod model;
 use std::collections::HashMap;
 
 use anyhow::Result;
+use aya::maps::Array;
 use bpf_abi::{
     ACTION_DROP, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, DECAPSULATED, FLOW_CLOSING, FlowValue,
     INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, INTERFACE_SEGMENTED, InterfaceValue, LOCATOR_GPE,
@@ -585,6 +586,40 @@ fn a_flow_is_counted_when_its_first_packet_is_too_big() -> Result<()> {
     assert_eq!((first.reason, first.flows.len()), (Reason::PassTooBig, 2));
     assert_eq!(place(&mut kernel, udp(Flow::default(), 100))?, (1, false));
     kernel.check_flows()
+}
+
+/// Changes the slot behind the programs' back: what they remember stays.
+fn slot_alone(kernel: &mut Kernel, slot: SlotValue) -> Result<()> {
+    let map = kernel.object.map_mut("SLOTS").expect("a map of the object");
+    Ok(Array::<_, SlotValue>::try_from(map)?.set(3, slot, 0)?)
+}
+
+/// What a CPU remembers of a flow ends with the generation of the tables; packets that begin or end a flow ask anyway.
+#[test]
+fn what_is_remembered_ends_with_the_generation() -> Result<()> {
+    const TRIES: usize = 20;
+    let mut kernel = kernel(tables())?;
+    let way = |kernel: &Kernel, flags: u8| -> Result<u8> {
+        Ok(kernel.run(&itr(Hook::Tc, tcp(Flow::default(), flags, 0)))?.packet[33])
+    };
+    let mut remembered = 0;
+    for _ in 0..TRIES {
+        let mut first = tables();
+        members(&mut first, &[(1, true)]);
+        kernel.install(first, &traffic())?;
+        assert_eq!(way(&kernel, ACK)?, 11);
+        slot_alone(&mut kernel, slot(&[(2, true)]))?;
+        // Not if the machine took too long, or another CPU.
+        remembered += usize::from(way(&kernel, ACK)? == 11);
+        assert_eq!(way(&kernel, SYN)?, 12, "a packet that may begin a flow");
+        assert_eq!(way(&kernel, ACK)?, 12, "what the flow table said last");
+        slot_alone(&mut kernel, slot(&[(1, true)]))?;
+        let tables = kernel.tables.clone();
+        kernel.install(tables, &traffic())?;
+        assert_eq!(way(&kernel, ACK)?, 11, "a new generation");
+    }
+    assert!(remembered > 0, "nothing is remembered");
+    Ok(())
 }
 
 /// What a packet with these flags is to a flow of this age and state: `true` if it is a new one.

@@ -50,11 +50,19 @@ fn apply(observed: &mut Observed, plan: &Plan) {
         }
         observed.record(write);
     }
+    let changed = plan.writes.iter().any(MapWrite::outdates);
+    if changed {
+        assert!(matches!(plan.writes.last(), Some(MapWrite::Node(_))), "the generation is written last");
+    }
 }
 
 fn reconcile(observed: &mut Observed, desired: &Desired) {
     let first = plan(desired, observed);
+    let generation = observed.node.generation;
     apply(observed, &first);
+    let changed = first.writes.iter().any(MapWrite::outdates);
+    assert!(!changed || observed.node.generation != generation, "programs have to ask again");
+    assert_ne!(observed.node.generation, 0);
     let again = plan(desired, observed);
     assert_eq!(again.writes, [], "a second plan has nothing to do");
 }
@@ -169,6 +177,30 @@ fn a_changed_way_rewrites_the_locator_in_place() {
         plan.writes[..],
         [MapWrite::Locator(0, LocatorValue { mtu: 9000, .. }), MapWrite::Node(_)]
     ));
+}
+
+/// The writes of a plan may end after any of them: by a refusal of the kernel, or with the process.
+#[test]
+fn the_generation_is_made_up_for() {
+    let wanted = desired([(eid(1), Mapping::Encapsulate(vec![locator(1, 1)]))]);
+    let mut observed = Observed::default();
+    reconcile(&mut observed, &desired([]));
+    let whole = plan(&wanted, &observed).writes;
+    for made in 1..whole.len() {
+        let mut here = observed.clone();
+        whole[..made].iter().for_each(|write| here.record(write));
+        let mut again = Observed { outdated: true, ..here.clone() };
+        for observed in [&mut here, &mut again] {
+            let generation = observed.node.generation;
+            reconcile(observed, &wanted);
+            assert_ne!(observed.node.generation, generation, "{made} writes made");
+        }
+    }
+    assert_eq!(plan(&desired([]), &Observed::new(observed.node)).writes.len(), 1);
+    let mut last = observed.clone();
+    last.node.generation = u32::MAX;
+    reconcile(&mut last, &wanted);
+    assert_eq!(last.node.generation, 1, "0 is of nobody");
 }
 
 #[test]
