@@ -133,17 +133,22 @@ impl Publisher {
     }
 
     /// A Map-Request is not authenticated, so anybody can end a subscription; the confirmation says that it ended
-    /// (Locator Count 0, ACT 5), and a subscriber that did not ask for it subscribes again.
+    /// (Locator Count 0, ACT 5), and a subscriber that did not ask for it subscribes again. So it goes to where the
+    /// subscriber is known to be, too, and not only to where the request came from.
     fn unsubscribe(&mut self, request: &SubscribeRequest, out: &mut Outputs) {
         let SubscribeRequest { identity, eid, nonce, .. } = *request;
         let Some(key) = self.subscribers.get(&identity).map(|s| s.key.clone()) else { return };
         let Some(subscription) = self.of_prefix(eid).get_mut(&identity) else { return };
+        let known: Vec<IpAddr> = subscription.destinations().collect();
         subscription.end();
         let mark = subscription.nonce.raise(nonce);
         save(&eid, &identity, subscription, mark, true, out);
         self.timers.set((eid, identity), None);
         let records = Vec::from([negative(eid, 1, Action::DropAuthFailure)]);
-        out.send_signed(control(request.source), notify(nonce, records), &key);
+        let elsewhere = known.first().filter(|_| !known.contains(&request.source));
+        for rloc in [Some(&request.source), elsewhere].into_iter().flatten() {
+            out.send_signed(control(*rloc), notify(nonce, records.clone()), &key);
+        }
         out.event(Event::Unsubscribed { subscriber: identity, eid });
     }
 

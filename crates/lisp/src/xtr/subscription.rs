@@ -240,7 +240,10 @@ impl Subscriptions {
             subscription.active = false;
             out.event(Event::NotSubscribed { eid });
         }
-        self.renew(now, &eid, out);
+        // Ends that somebody forges may come at any rate.
+        let at = self.triggered.ready_at(now, eid);
+        self.triggered.allow(now, eid);
+        self.timers.set(eid, Some(at));
         Verdict::Ignore
     }
 

@@ -152,12 +152,8 @@ fn a_retransmitted_registration_is_acknowledged_again() {
     assert_eq!(world.count(SERVER, Counter::Retransmission), 1);
 }
 
-/// A Map-Request with the N bit is not authenticated: what it redirects, the subscriber's acknowledgement undoes.
-#[test]
-fn a_forged_subscription_does_not_capture_publications() {
-    let mut world = settled(27);
-    let thief = ip(192, 0, 2, 66);
-    let nonce = world.servers[&SERVER].subscriptions()[0].nonce + 1000;
+/// A subscription of the gateway's that somebody else sends, with a nonce that the Map-Server will take.
+fn forged_subscription(world: &World, itr_rloc: lisp::wire::Address) -> Datagram {
     let request = lisp::wire::MapRequest {
         authoritative: false,
         probe: false,
@@ -166,20 +162,51 @@ fn a_forged_subscription_does_not_capture_publications() {
         smr_invoked: false,
         local_xtr: false,
         no_map_reply: false,
-        nonce,
+        nonce: world.servers[&SERVER].subscriptions()[0].nonce + 1000,
         source_eid: lisp::wire::Address::NoAddress,
-        itr_rlocs: vec![lisp::wire::Address::Ip(thief)],
+        itr_rlocs: vec![itr_rloc],
         records: vec![lisp::wire::RequestRecord { subscribe: true, eid: service() }],
         map_reply: None,
         xtr: Some(identity(11)),
     };
+    let from = std::net::SocketAddr::new(THIEF, 4342);
     let bytes = lisp::wire::Message::MapRequest(request).encode().unwrap();
-    let from = std::net::SocketAddr::new(thief, 4342);
-    world.inject(Datagram { from, to: std::net::SocketAddr::new(SERVER, 4342), bytes });
+    Datagram { from, to: std::net::SocketAddr::new(SERVER, 4342), bytes }
+}
+
+const THIEF: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 66));
+
+/// A Map-Request with the N bit is not authenticated: what it redirects, the subscriber's acknowledgement undoes.
+#[test]
+fn a_forged_subscription_does_not_capture_publications() {
+    let mut world = settled(27);
+    let forged = forged_subscription(&world, lisp::wire::Address::Ip(THIEF));
+    world.inject(forged);
     world.control(SERVER, weights(&[(1, 1, 5), (2, 1, 6), (3, 1, 7)]));
     world.run(secs(2));
     assert_eq!(weights_of(&world, GATEWAY), [5, 6, 7]);
     assert_eq!(world.servers[&SERVER].subscriptions()[0].itr_rlocs, [GATEWAY]);
+}
+
+/// RFC 9437 §5: who is told (ACT 5) that it is no subscriber any more and did not ask for that subscribes again, and
+/// keeps the mapping meanwhile.
+#[test]
+fn a_forged_end_of_a_subscription_is_undone() {
+    let mut world = settled(29);
+    let before = weights_of(&world, GATEWAY);
+    for round in 0..5 {
+        let forged = forged_subscription(&world, lisp::wire::Address::NoAddress);
+        world.inject(forged);
+        assert_eq!(weights_of(&world, GATEWAY), before, "round {round}");
+        world.run(secs(4));
+        assert_eq!(weights_of(&world, GATEWAY), before, "round {round}");
+        assert_eq!(world.servers[&SERVER].subscriptions()[0].itr_rlocs, [GATEWAY], "round {round}");
+    }
+    let ended = |event: &Event| matches!(event, Event::Unsubscribed { .. });
+    assert_eq!(world.server_events.iter().filter(|(_, e)| ended(e)).count(), 5, "each was taken for true");
+    world.control(SERVER, weights(&[(1, 1, 5), (2, 1, 6), (3, 1, 7)]));
+    world.run(secs(1));
+    assert_eq!(weights_of(&world, GATEWAY), [5, 6, 7]);
 }
 
 /// RFC 9301 §6.1: an SMR is not authenticated; all it can cause is one request in 3 s, and none for what is not used.
