@@ -120,8 +120,8 @@ impl Observed {
         }
     }
 
-    /// The figures of the control path. `stable` is C of the first edge.
-    pub(crate) fn control(&self, started_at_unix_ns: u64, stable: f64) -> Control {
+    /// The figures of the control path. `stable` is C of the first edge, which the schedule reaches after `crossing_s`.
+    pub(crate) fn control(&self, started_at_unix_ns: u64, stable: f64, crossing_s: Option<f64>) -> Control {
         Control {
             decisions: self
                 .decisions
@@ -129,7 +129,11 @@ impl Observed {
                 .map(|entry| usize::try_from(entry.repeats).unwrap_or(0).max(1))
                 .sum(),
             publish_to_applied_ms: Percentiles::of(&self.publish_to_applied_ms()),
-            reaction_ms: reaction_ms(&self.samples, started_at_unix_ns, stable),
+            reaction_ms: crossing_s.and_then(|crossing_s| {
+                let first = first_flow_at_second_edge(&self.samples, started_at_unix_ns)?;
+                Some(milliseconds(started_at_unix_ns, first) - crossing_s * 1e3)
+            }),
+            measured_reaction_ms: measured_reaction_ms(&self.samples, started_at_unix_ns, stable),
         }
     }
 
@@ -176,16 +180,27 @@ fn value(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
 }
 
 /// From the measured load crossing `stable` to the first new flow at the second edge, both as the gateway counts them.
-fn reaction_ms(samples: &[Sample], started_at_unix_ns: u64, stable: f64) -> Option<f64> {
-    let during: Vec<&Sample> =
-        samples.iter().filter(|sample| sample.at_unix_ns >= started_at_unix_ns).collect();
-    let above = during.windows(2).find(|pair| pair[0].offered <= stable && pair[1].offered > stable)?;
-    let (before, after) = (above[0], above[1]);
+fn measured_reaction_ms(samples: &[Sample], started_at_unix_ns: u64, stable: f64) -> Option<f64> {
+    let above = during(samples, started_at_unix_ns);
+    let above = above.windows(2).find(|pair| pair[0].offered <= stable && pair[1].offered > stable)?;
+    let (before, after) = (&above[0], &above[1]);
     let part = (stable - before.offered) / (after.offered - before.offered);
     let crossed = part * milliseconds(before.at_unix_ns, after.at_unix_ns);
+    let first = first_flow_at_second_edge(samples, started_at_unix_ns)?;
+    Some(milliseconds(before.at_unix_ns, first) - crossed)
+}
+
+/// When a sample first shows a new flow at the second edge, Unix nanoseconds.
+fn first_flow_at_second_edge(samples: &[Sample], started_at_unix_ns: u64) -> Option<u64> {
+    let during = during(samples, started_at_unix_ns);
     let at_start = *during.first()?.flows.get(1)?;
     let first = during.iter().find(|sample| sample.flows.get(1).is_some_and(|flows| *flows > at_start))?;
-    Some(milliseconds(before.at_unix_ns, first.at_unix_ns) - crossed)
+    Some(first.at_unix_ns)
+}
+
+/// The samples since the start of the load.
+fn during(samples: &[Sample], started_at_unix_ns: u64) -> &[Sample] {
+    &samples[samples.partition_point(|sample| sample.at_unix_ns < started_at_unix_ns)..]
 }
 
 /// Milliseconds from one moment to another, negative when it lies before.
@@ -235,8 +250,9 @@ mod tests {
             sample(400, 460.0, 7.0),
             sample(500, 500.0, 8.0),
         ];
-        assert_eq!(reaction_ms(&samples, 100_000_000, 400.0), Some(250.0));
-        assert_eq!(reaction_ms(&samples[..4], 100_000_000, 400.0), None);
-        assert_eq!(reaction_ms(&[], 0, 400.0), None);
+        assert_eq!(measured_reaction_ms(&samples, 100_000_000, 400.0), Some(250.0));
+        assert_eq!(measured_reaction_ms(&samples[..4], 100_000_000, 400.0), None);
+        assert_eq!(measured_reaction_ms(&[], 0, 400.0), None);
+        assert_eq!(first_flow_at_second_edge(&samples, 100_000_000), Some(500_000_000));
     }
 }

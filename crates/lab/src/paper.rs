@@ -172,6 +172,8 @@ fn result(lab: &Lab, quick: bool, calibrated: &Calibrated, without: &Run, with: 
     let topology = lab.topology();
     let edges: Vec<String> = topology.edges.iter().map(|edge| edge.name.clone()).collect();
     let started = with.records.header.started_at_unix_ns;
+    let stable = topology.capacity(&topology.edges[0]);
+    let crossing_s = schedule(topology).ok().and_then(|schedule| schedule.first_reaches(stable));
     let runs = Runs {
         without: RunResult::of(&without.records.records, &edges),
         with: RunResult::of(&with.records.records, &edges),
@@ -195,7 +197,7 @@ fn result(lab: &Lab, quick: bool, calibrated: &Calibrated, without: &Run, with: 
         offered: topology.load.points.iter().map(|(at, rps)| [at.as_secs_f64(), *rps]).collect(),
         reduction: Reduction::between(&runs.without, &runs.with),
         runs,
-        control: with.observed.control(started, topology.capacity(&topology.edges[0])),
+        control: with.observed.control(started, stable, crossing_s),
         weights: with.observed.weights(started),
     }
 }

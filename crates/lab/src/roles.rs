@@ -65,12 +65,19 @@ impl Roles<'_> {
     pub fn client_gateway(&self) -> Result<PathBuf> {
         let gateway = raw::Gateway {
             subscribe: vec![self.service_eid()],
+            load_window: self.load_window(),
             eid_space: vec![SERVICE_PREFIX.into()],
             ..self.gateway(CLIENT_RLOC, 1, CLIENT_PREFIX, None)
         };
         self.write(CLIENT_GATEWAY, &format!("{CLIENT_RLOC}:{GATEWAY_PORT}"), |file| {
             file.gateway = Some(gateway)
         })
+    }
+
+    /// A fifth of the controller's interval: what is measured lags by half of it.
+    fn load_window(&self) -> String {
+        let fifth = self.topology.control.interval / 5;
+        format!("{}ms", fifth.as_millis().clamp(100, 1000))
     }
 
     /// The gateway in front of one edge.

@@ -131,8 +131,11 @@ pub struct Control {
     pub decisions: usize,
     /// From a publication's sending to the gateway's new table in force; absent when nothing was published.
     pub publish_to_applied_ms: Option<Percentiles>,
-    /// From the offered load crossing the first edge's capacity to the first new flow at the second edge.
+    /// From the offered load, as scheduled, crossing the first edge's capacity to the first new flow at the second
+    /// edge.
     pub reaction_ms: Option<f64>,
+    /// The same from the crossing that the gateway measured, which lags by half its window.
+    pub measured_reaction_ms: Option<f64>,
 }
 
 /// Points of a distribution.

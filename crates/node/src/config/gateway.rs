@@ -27,6 +27,8 @@ pub struct Gateway {
     pub on_stop: OnStop,
     /// A flow without packets for this long may be placed anew.
     pub flow_idle: Duration,
+    /// Offered load is new flows over this long.
+    pub load_window: Duration,
     /// Packets held per unresolved EID-prefix.
     pub hold_packets: usize,
     /// Time between two probes of a locator.
@@ -102,6 +104,8 @@ impl Checks {
         let subscribe =
             self.each("gateway.subscribe", gateway.subscribe, |c, path, text| c.eid_text(path, &text));
         let flow_idle = self.duration("gateway.flow_idle", &gateway.flow_idle, SECOND..=DAY);
+        let load_window =
+            self.duration("gateway.load_window", &gateway.load_window, MILLISECOND * 100..=SECOND * 60);
         let rloc_probe_interval = self.duration(
             "gateway.rloc_probe_interval",
             &gateway.rloc_probe_interval,
@@ -133,6 +137,7 @@ impl Checks {
             hook: gateway.hook,
             on_stop: gateway.on_stop,
             flow_idle: flow_idle?,
+            load_window: load_window?,
             hold_packets: hold_packets?,
             rloc_probe_interval: rloc_probe_interval?,
             map_servers: map_servers?,

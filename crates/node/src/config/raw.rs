@@ -164,6 +164,8 @@ section! {
         on_stop: OnStop = OnStop::Keep,
         /// A flow without packets for this long may be placed anew.
         flow_idle: String = "300s".into(),
+        /// Offered load is new flows over this long, `100ms` to `60s`: shorter reacts sooner, longer is steadier.
+        load_window: String = "500ms".into(),
         /// Packets held per unresolved EID-prefix; 0 drops them.
         hold_packets: u32 = 64,
         /// Time between two probes of a locator (RFC 9301 §7.1).

@@ -8,18 +8,22 @@ use dataplane::{Eid, Traffic, TrafficOf};
 
 use super::shared::Load;
 
-/// Length of the window.
-pub(super) const WINDOW: Duration = Duration::from_millis(500);
 /// Time between two samples.
 pub(super) const SAMPLE: Duration = Duration::from_millis(50);
 
 /// Totals of new flows at points in time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LoadWindow {
+    length: Duration,
     samples: BTreeMap<Eid, VecDeque<(Instant, u64)>>,
 }
 
 impl LoadWindow {
+    /// A window of `length` that has seen nothing.
+    pub(super) const fn new(length: Duration) -> Self {
+        Self { length, samples: BTreeMap::new() }
+    }
+
     /// Notes the totals at `now`. A prefix that is missing is forgotten, a total that went back starts anew.
     fn record(&mut self, now: Instant, totals: &BTreeMap<Eid, u64>) {
         self.samples.retain(|eid, _| totals.contains_key(eid));
@@ -30,7 +34,7 @@ impl LoadWindow {
             }
             samples.push_back((now, *total));
             // The oldest sample kept is the youngest one that is a whole window old.
-            while samples.get(1).is_some_and(|(at, _)| now.saturating_since(*at) >= WINDOW) {
+            while samples.get(1).is_some_and(|(at, _)| now.saturating_since(*at) >= self.length) {
                 samples.pop_front();
             }
         }
@@ -70,7 +74,7 @@ impl LoadWindow {
         let ((from, before), (to, after)) = (samples.front()?, samples.back()?);
         let span = to.saturating_since(*from);
         let flows = u32::try_from(after - before).unwrap_or(u32::MAX);
-        (span >= WINDOW).then(|| f64::from(flows) / span.as_secs_f64())
+        (span >= self.length).then(|| f64::from(flows) / span.as_secs_f64())
     }
 }
 
@@ -89,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_constant_rate_is_found_after_one_window() {
-        let mut window = LoadWindow::default();
+        let mut window = LoadWindow::new(Duration::from_millis(500));
         for ms in (0..500).step_by(50) {
             assert_eq!(record(&mut window, ms, ms * 2), None);
         }
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn late_samples_are_divided_by_their_own_time() {
-        let mut window = LoadWindow::default();
+        let mut window = LoadWindow::new(Duration::from_millis(500));
         record(&mut window, 0, 1_000_000);
         assert_eq!(record(&mut window, 800, 1_000_400), Some(500.0));
         assert_eq!(record(&mut window, 1600, 1_000_400), Some(0.0));
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_reset_counter_is_no_data() {
-        let mut window = LoadWindow::default();
+        let mut window = LoadWindow::new(Duration::from_millis(500));
         record(&mut window, 0, 100);
         record(&mut window, 500, 200);
         assert_eq!(record(&mut window, 550, 10), None);
@@ -125,7 +129,12 @@ mod tests {
                 Traffic { eid: eid(), of, value }
             });
         let dropped = BTreeMap::from([(eid(), 7)]);
-        let loads = LoadWindow::default().measure(Instant::from_millis(0), 0, &traffic, &dropped);
+        let loads = LoadWindow::new(Duration::from_millis(500)).measure(
+            Instant::from_millis(0),
+            0,
+            &traffic,
+            &dropped,
+        );
         assert_eq!((loads[0].flows, loads[0].packets), (107, 400));
     }
 }

@@ -70,7 +70,7 @@ pub async fn start(config: config::Gateway, setup: &mut Setup<'_>) -> Result<Run
     let shell = shell::Shell {
         control,
         hold: hold::Hold::new(config.hold_packets),
-        window: load::LoadWindow::default(),
+        window: load::LoadWindow::new(config.load_window),
         shared: Arc::clone(&shared),
         store,
         clock: setup.clock,
