@@ -40,10 +40,15 @@ impl State {
         Path::new(DIRECTORY).join(format!("{id}.json"))
     }
 
+    /// What becomes the file once it is written whole.
+    fn unfinished(id: &str) -> PathBuf {
+        Self::path(id).with_extension("new")
+    }
+
     /// Writes the file so that a crash leaves the old or the new one, never half of it.
     pub fn save(&self) -> Result<()> {
         let path = Self::path(&self.id);
-        let new = path.with_extension("new");
+        let new = Self::unfinished(&self.id);
         let write = || -> Result<()> {
             fs::create_dir_all(DIRECTORY)?;
             let mut file = File::create(&new)?;
@@ -101,10 +106,14 @@ impl State {
         if !left.is_empty() {
             bail!("lab {} is not wholly gone:\n{}", self.id, left.join("\n"));
         }
-        match fs::remove_file(Self::path(&self.id)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+        // The lab may have died while it wrote the file anew.
+        for path in [Self::unfinished(&self.id), Self::path(&self.id)] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// The recorded programs and everything in the namespaces: a crash may fall between fork and record.
@@ -117,5 +126,20 @@ impl State {
         all.sort_by_key(|process| process.pid);
         all.dedup();
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_that_died_while_it_wrote_its_file_leaves_none() {
+        let state = State { id: format!("unfinished-{}", std::process::id()), ..State::default() };
+        state.save().unwrap();
+        fs::write(State::unfinished(&state.id), "{").unwrap();
+        state.teardown().unwrap();
+        assert!(!State::path(&state.id).exists());
+        assert!(!State::unfinished(&state.id).exists());
     }
 }

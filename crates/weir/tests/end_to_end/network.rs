@@ -65,8 +65,10 @@ impl Network {
         let edges = EDGES.iter().flat_map(|edge| [format!("edge{edge}"), format!("edge{edge}-gateway")]);
         let hosts: Vec<String> = hosts.into_iter().chain(edges).collect();
         let pins = hosts.iter().filter(|host| host.ends_with("-gateway"));
-        let pins =
-            pins.map(|host| Path::new(dataplane::bpffs::MOUNT_POINT).join("weir").join(node_name(&id, host)));
+        // Pins, and the settings that a gateway which was killed did not put back.
+        let roots =
+            [Path::new(dataplane::bpffs::MOUNT_POINT).join("weir"), Path::new("/run/weir").to_owned()];
+        let pins = pins.flat_map(|host| roots.each_ref().map(|root| root.join(node_name(&id, host))));
         let state = State {
             owner: ProcessId::of(std::process::id()),
             namespaces: hosts.iter().map(|host| format!("weir-{id}-{host}")).collect(),
