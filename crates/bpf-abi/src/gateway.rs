@@ -283,19 +283,7 @@ pub struct NodeValue {
     pub generation: u32,
 }
 
-macro_rules! sizes {
-    ($($name:ident = $size:expr),* $(,)?) => {
-        $(
-            const _: () = assert!(core::mem::size_of::<$name>() == $size);
-            // SAFETY: repr(C), integers only, and the padding is explicit: every bit pattern is a value and no
-            // octet is left uninitialised.
-            #[cfg(feature = "user")]
-            unsafe impl aya::Pod for $name {}
-        )*
-    };
-}
-
-sizes! {
+crate::sizes! {
     EidKey = 24,
     InterfaceValue = 8,
     MappingValue = 16,

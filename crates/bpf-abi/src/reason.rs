@@ -1,16 +1,17 @@
 //! Why a program let a packet go the way it went: one counter each.
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)*) => {
-        /// Index of the per-CPU reason counters; every packet a program sees counts exactly one.
+    ($(#[doc = $about:literal])+ $enum:ident passes [$($passes:ident),* $(,)?];
+     $($(#[doc = $doc:literal])+ $name:ident = $text:literal,)*) => {
+        $(#[doc = $about])+
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
-        pub enum Reason {
+        pub enum $enum {
             $($(#[doc = $doc])+ $name,)*
         }
 
-        impl Reason {
+        impl $enum {
             /// Every reason, in the order of their counters.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
@@ -26,16 +27,15 @@ macro_rules! reasons {
             #[must_use]
             #[inline(always)]
             pub const fn passes(self) -> bool {
-                matches!(
-                    self,
-                    Self::PassNotLisp | Self::PassTooBig | Self::PassTtl | Self::PassNative | Self::PassNoNextHop
-                )
+                matches!(self, $(Self::$passes)|*)
             }
         }
     };
 }
 
 reasons! {
+    /// Index of a gateway's per-CPU reason counters; every packet a program sees counts exactly one.
+    Reason passes [PassNotLisp, PassTooBig, PassTtl, PassNative, PassNoNextHop];
     /// Encapsulated and sent towards a locator.
     Encapsulated = "encapsulated",
     /// Likewise, but without segmentation offload: the packet was in a tunnel of this host before.
@@ -74,6 +74,43 @@ reasons! {
     DropAdjustRoom = "drop_adjust_room",
     /// User space gave no device for unresolved EIDs.
     DropUnresolved = "drop_unresolved",
+    /// A map the program needs has no entry: user space is not ready.
+    DropNotReady = "drop_not_ready",
+}
+
+reasons! {
+    /// Index of a site balancer's per-CPU reason counters; every frame the program sees counts exactly one.
+    BalancerReason passes [PassNotIp, PassNotForUs, PassSegment, PassMalformed, PassNoVip, PassIcmp];
+    /// Sent to the backend that the VIP's table names.
+    Forwarded = "forwarded",
+    /// Sent to the backend that the flow was remembered on.
+    ForwardedFlow = "forwarded_flow",
+    /// Sent to the backend that the table before the last change names: the flow may be older than the change.
+    ForwardedPrevious = "forwarded_previous",
+    /// An ICMP error about a flow, sent to the flow's backend.
+    IcmpRelayed = "icmp_relayed",
+    /// An ICMP echo request to a VIP's address, answered.
+    EchoAnswered = "echo_answered",
+    /// Neither IPv4 nor IPv6: left to the stack.
+    PassNotIp = "pass_not_ip",
+    /// Not addressed to the port's link-layer address.
+    PassNotForUs = "pass_not_for_us",
+    /// Tags or tunnel headers that no segment is made of (three tags, Geneve options, a tagged inner frame).
+    PassSegment = "pass_segment",
+    /// Truncated, or lengths that contradict each other.
+    PassMalformed = "pass_malformed",
+    /// Addressed to no VIP.
+    PassNoVip = "pass_no_vip",
+    /// ICMP to a VIP's address that is neither an echo request nor an error about a flow of a VIP there.
+    PassIcmp = "pass_icmp",
+    /// A fragment to a VIP's address where no VIP takes fragments of that protocol.
+    DropFragment = "drop_fragment",
+    /// An IPv6 extension header other than Fragment in a packet to a VIP's address.
+    DropExtensionHeader = "drop_extension_header",
+    /// The VIP has no backend that packets may be sent to.
+    DropNoBackend = "drop_no_backend",
+    /// The outer TTL or hop limit of a tunnel is used up: balancers that send to each other.
+    DropTtl = "drop_ttl",
     /// A map the program needs has no entry: user space is not ready.
     DropNotReady = "drop_not_ready",
 }

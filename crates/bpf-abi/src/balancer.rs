@@ -1,0 +1,187 @@
+//! What the site balancer's program looks up; `docs/balancer.md` tells the rules.
+//!
+//! A frame to a VIP: [`VipValue`] by [`VipKey`], one slot of that VIP's table by the hash of the flow, the
+//! [`BackendValue`] that the slot names. Addresses, MACs and ports are in network order, everything else is native.
+
+/// Entries of the VIP table: VIPs, their addresses, and those that take fragments.
+pub const VIP_ENTRIES: usize = 16_384;
+/// VIPs that are counted: [`VipValue::id`] is below this.
+pub const VIPS: usize = 4096;
+/// Entries of the backend table: an index is a slot's value.
+pub const BACKENDS: usize = 65_536;
+/// Slot of a table, or of a VIP without a backend: the last index is never given to a backend.
+pub const NO_BACKEND: u16 = 0xffff;
+/// Slots in one [`TableChunk`].
+pub const CHUNK_SLOTS: u32 = 32;
+/// Chunks of all tables together unless the loader says otherwise: 64 MiB.
+pub const CHUNKS: usize = 1 << 20;
+/// Tunnel endpoints that a node may have itself.
+pub const VTEPS: usize = 4;
+
+/// One cache line of a table of slots. A VIP's table is [`VipValue::size`] slots from the start of one chunk on.
+pub type TableChunk = [u16; CHUNK_SLOTS as usize];
+
+/// Segment of a frame, or of a VIP: kind in the top octet, identifier in the low three.
+pub mod segment {
+    /// Untagged, or priority-tagged (VID 0).
+    pub const NONE: u32 = 0;
+    /// 802.1Q: the VLAN id.
+    pub const DOT1Q: u32 = 1 << 24;
+    /// 802.1ad: S-VID in bits 12 to 23, the C-VID of an 802.1Q tag behind it in bits 0 to 11, 0 without one.
+    pub const DOT1AD: u32 = 2 << 24;
+    /// VXLAN: the VNI.
+    pub const VXLAN: u32 = 3 << 24;
+    /// Geneve: the VNI.
+    pub const GENEVE: u32 = 4 << 24;
+    /// The octet of the kind.
+    pub const KIND: u32 = 0xff << 24;
+}
+
+/// Key of the VIP table.
+///
+/// Port and protocol are 0 in the entry of an address, which is there once for every address and segment that has a
+/// VIP; the port alone is 0 in the entry that takes an address's fragments of a protocol.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VipKey {
+    /// Destination address, IPv4-mapped.
+    pub address: [u8; 16],
+    /// [`segment`] of the frame.
+    pub segment: u32,
+    /// Destination port.
+    pub port: [u8; 2],
+    /// IP protocol.
+    pub protocol: u8,
+    /// Explicit padding.
+    pub pad: u8,
+}
+
+/// A VIP. A change replaces the whole value, which the kernel does at once for every packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipValue {
+    /// Index of its counters; of no meaning in an address's entry.
+    pub id: u32,
+    /// `VIP_*` bits.
+    pub flags: u32,
+    /// First chunk of its table.
+    pub table: u32,
+    /// Slots of its table; 0 if it has none.
+    pub size: u32,
+    /// First chunk of the table that flows begun before a change keep to.
+    pub previous_table: u32,
+    /// Slots of the previous table; 0 when nothing is kept.
+    pub previous_size: u32,
+    /// Another number after every change, for whoever looks at it; programs do not.
+    pub generation: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+
+/// Flows are remembered, and survive any change while their backend lives.
+pub const VIP_FLOW_TABLE: u32 = 1;
+/// The flow is source address, destination address and protocol: ports do not count, so fragments follow it.
+pub const VIP_BY_ADDRESSES: u32 = 2;
+/// In the entry of an address: answer its ICMP echo requests.
+pub const VIP_ECHO: u32 = 4;
+
+/// A backend. Its index belongs to one VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendValue {
+    /// Its link-layer address; behind a tunnel the inner frame's.
+    pub mac: [u8; 6],
+    /// `BACKEND_*` bits.
+    pub flags: u16,
+    /// [`segment`] that its frames get: of the VIP's kind.
+    pub segment: u32,
+    /// Never used for two backends: flows of an earlier owner of the index are not its own.
+    pub serial: u32,
+}
+
+/// Packets may be sent to it: its link-layer address is known and it is not failed.
+pub const BACKEND_USABLE: u16 = 1;
+
+/// Where a backend's tunnel ends; beside [`BackendValue`], of the same index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelValue {
+    /// Outer destination address, IPv4-mapped; of the family that the outer header has.
+    pub vtep: [u8; 16],
+    /// Link-layer address of the next hop to it.
+    pub mac: [u8; 6],
+    /// Explicit padding.
+    pub pad: [u8; 2],
+}
+
+/// One entry: what the program needs to know about its node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalancerNodeValue {
+    /// Link-layer address of the port: frames to others are not balanced.
+    pub mac: [u8; 6],
+    /// Explicit padding.
+    pub pad: [u8; 2],
+    /// Start of the flow hash, the same on all nodes of a group.
+    pub seed: u32,
+    /// Tunnel endpoints in use; without one, VXLAN and Geneve are UDP like any other.
+    pub vtep_count: u32,
+    /// Addresses of the node's tunnel endpoints, IPv4-mapped.
+    pub vteps: [[u8; 16]; VTEPS],
+}
+
+/// Where a flow goes; its key is a [`crate::FlowKey`] with the segment as instance.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalancedFlowValue {
+    /// Index of the backend.
+    pub backend: u32,
+    /// [`BackendValue::serial`] when the flow was placed.
+    pub serial: u32,
+}
+
+/// Counted per CPU for each VIP and each backend; user space adds the CPUs up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalancedValue {
+    /// Frames sent to a backend.
+    pub packets: u64,
+    /// Their octets from the Ethernet header on.
+    pub bytes: u64,
+}
+
+/// Slot of a flow in a table of `size` slots.
+///
+/// The high part of a product, not the remainder of a division: as even, and a tenth of the time.
+#[must_use]
+#[inline(always)]
+pub const fn slot(hash: u32, size: u32) -> u32 {
+    ((hash as u64 * size as u64) >> 32) as u32
+}
+
+crate::sizes! {
+    VipKey = 24,
+    VipValue = 32,
+    BackendValue = 16,
+    TunnelValue = 24,
+    BalancerNodeValue = 16 + 16 * VTEPS,
+    BalancedFlowValue = 8,
+    BalancedValue = 16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_within_the_table_and_even() {
+        let size = 1021;
+        let mut hits = [0_u32; 1021];
+        for step in 0..(1 << 16) {
+            hits[slot(step << 16, size) as usize] += 1;
+        }
+        assert!(hits.iter().all(|hits| (64..=65).contains(hits)), "{hits:?}");
+        assert_eq!(slot(u32::MAX, size), size - 1);
+        assert_eq!(slot(u32::MAX, 0), 0);
+    }
+}
