@@ -3,7 +3,8 @@
 //! The generator is in the kernel (BPF_PROG_TEST_RUN with live frames): no socket and no copy stands between the
 //! figure and the path. One CPU does everything, so a rate is the inverse of the whole chain's cost per packet.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
@@ -15,6 +16,7 @@ use super::overlay::{Hook, Overlay, attach};
 use super::path::{BenchPath, C0, CLIENT, I0, S0, SERVER, ifindex};
 use super::row::Row;
 use crate::interrupt;
+use crate::priority::stay_on_one_processor;
 
 /// What the path does without weir.
 pub(super) const ROUTING: &str = "plain routing, same path and rounds";
@@ -22,6 +24,10 @@ pub(super) const ROUTING: &str = "plain routing, same path and rounds";
 const BURST: u32 = 65_536;
 /// Frames redirected at once: a veth's ring holds 256.
 const BATCH: u32 = 64;
+/// Tries of one rate until nothing else disturbs it.
+const TRIES: u32 = 20;
+/// What the kernel's own threads get to work off what a disturbed try has left.
+const SETTLE: Duration = Duration::from_millis(100);
 /// A frame of 64 octets on the wire, without its check sequence.
 const FRAME: usize = 60;
 /// Headers, which the generator's program writes anew for every frame.
@@ -66,19 +72,32 @@ impl<'a> Rig<'a> {
     }
 
     /// Packets per second that reached the sink.
+    ///
+    /// The sink sees a packet before the generator goes on, unless another process made the kernel put the path's work
+    /// off to a thread of its own: the rings then overflow, the try says nothing of the path, and there is another.
     fn rate(&self, bursts: u32) -> Result<f64> {
-        self.path.client.run(|| self.burst())?;
+        let sent = u64::from(bursts) * u64::from(BURST);
+        let mut most = 0;
+        for _ in 0..TRIES {
+            let (received, elapsed) = self.path.client.run(|| self.attempt(bursts))?;
+            if received >= sent / 100 * 99 {
+                return Ok(received as f64 / elapsed.as_secs_f64());
+            }
+            most = most.max(received);
+            interrupt::check()?;
+            thread::sleep(SETTLE);
+        }
+        bail!("at most {most} of {sent} packets arrived in {TRIES} tries")
+    }
+
+    /// Packets that arrived of `bursts` bursts, and how long those took.
+    fn attempt(&self, bursts: u32) -> Result<(u64, Duration)> {
+        stay_on_one_processor().context("affinity of the generator")?;
+        self.burst()?;
         let before = self.received()?;
         let start = Instant::now();
-        self.path.client.run(|| (0..bursts).try_for_each(|_| self.burst()))?;
-        let elapsed = start.elapsed().as_secs_f64();
-        let received = self.received()? - before;
-        let sent = u64::from(bursts) * u64::from(BURST);
-        // The sink sees a packet before the generator goes on, so a loss is a defect of the path.
-        if received < sent / 100 * 99 {
-            bail!("{received} of {sent} packets arrived");
-        }
-        Ok(received as f64 / elapsed)
+        (0..bursts).try_for_each(|_| self.burst())?;
+        Ok((self.received()? - before, start.elapsed()))
     }
 
     fn burst(&self) -> Result<()> {
