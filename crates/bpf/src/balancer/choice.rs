@@ -24,7 +24,7 @@ pub(crate) struct Chosen {
     /// Counters of the VIP.
     pub(crate) vip: u32,
     pub(crate) index: u32,
-    pub(crate) backend: BackendValue,
+    pub(crate) backend: &'static BackendValue,
     pub(crate) reason: Reason,
 }
 
@@ -141,20 +141,20 @@ impl Flow {
         }
         if !is_first && let Some((index, backend)) = previous {
             if remembers && !is_error {
-                self.remember(index, &backend);
+                self.remember(index, backend);
             }
             return Ok(chosen(index, backend, Reason::ForwardedPrevious));
         }
         let backend = usable(current).ok_or(Reason::DropNoBackend)?;
         if remembers && !is_error || is_first && previous.is_some() {
-            self.remember(current, &backend);
+            self.remember(current, backend);
         }
         Ok(chosen(current, backend, Reason::Forwarded))
     }
 
     /// Backend of the table before the last change, if that is another one and usable.
     #[inline(always)]
-    fn previous(&self, vip: &VipValue, current: u32) -> Option<(u32, BackendValue)> {
+    fn previous(&self, vip: &VipValue, current: u32) -> Option<(u32, &'static BackendValue)> {
         if vip.previous_size == 0 {
             return None;
         }
@@ -180,7 +180,7 @@ impl Flow {
     }
 
     #[inline(always)]
-    fn remembered(&self) -> Option<(u32, BackendValue)> {
+    fn remembered(&self) -> Option<(u32, &'static BackendValue)> {
         // SAFETY: two words; a torn read gives a serial that is not the backend's.
         let flow = unsafe { FLOWS.get(&self.key.0) }?;
         let (index, serial) = (flow.backend, flow.serial);
@@ -198,10 +198,10 @@ impl Flow {
 }
 
 #[inline(always)]
-fn usable(index: u32) -> Option<BackendValue> {
+fn usable(index: u32) -> Option<&'static BackendValue> {
     if index == u32::from(NO_BACKEND) {
         return None;
     }
     let backend = BACKENDS.get(index)?;
-    (backend.flags & BACKEND_USABLE != 0).then_some(*backend)
+    (backend.flags & BACKEND_USABLE != 0).then_some(backend)
 }

@@ -52,7 +52,7 @@ fn balance(frame: &Frame) -> Result<Reason, Reason> {
     match choice::choose(node, &layers, &packet)? {
         Choice::Answer => echo::answer(frame, &layers),
         Choice::Send(Chosen { vip, index, backend, reason }) => {
-            write::send(frame, &layers, node, index, &backend)?;
+            write::send(frame, &layers, node, index, backend)?;
             count_sent(vip, index, frame.length());
             Ok(reason)
         }
