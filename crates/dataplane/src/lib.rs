@@ -15,6 +15,7 @@ mod members;
 pub mod netlink;
 pub mod netns;
 pub mod object;
+pub mod packet;
 pub mod path;
 pub mod sysctl;
 pub mod table;
