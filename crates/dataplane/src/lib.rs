@@ -10,6 +10,7 @@ pub mod devices;
 mod eid;
 mod error;
 pub mod ethtool;
+pub mod host;
 pub mod maps;
 mod members;
 pub mod netlink;
