@@ -11,7 +11,7 @@ use crate::balancer::jitter::Jitter;
 /// How often a target is probed, and how many equal results in a row change its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// From one probe to the next, shortened by up to a tenth at random.
+    /// From one probe to the next, lengthened by up to a tenth at random: a timeout may be as long as the interval.
     pub interval: Duration,
     /// Successes that make a target healthy; 0 is taken as 1.
     pub rise: u32,
@@ -143,7 +143,7 @@ impl<K: Ord + Clone> Monitor<K> {
                 self.judge(&id, Err(Failure::Overdue { after: now - running.since }));
             }
             self.runs += 1;
-            let due = now + (interval - self.jitter.up_to(interval / 10));
+            let due = now + interval + self.jitter.up_to(interval / 10);
             if let Some(target) = self.targets.get_mut(&id) {
                 target.due = due;
                 target.running = Some(Running { run: self.runs, since: now });

@@ -99,7 +99,7 @@ fn a_probe_that_never_ends_has_failed_when_the_next_is_due() {
     else {
         panic!("{changes:?}")
     };
-    assert!(*after <= PACE.interval && *after >= PACE.interval * 9 / 10);
+    assert!(*after >= PACE.interval && *after <= PACE.interval * 11 / 10);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn targets_that_stay_keep_what_is_known() {
     monitor.set_targets(due, [(2, Pace { rise: 1, ..PACE }), (3, PACE)]);
     assert_eq!([1, 2, 3].map(|id| monitor.state(&id)), [None, Some(State::Healthy), Some(State::Unknown)]);
     monitor.handle_result(due, &1, 1, Err(failure()));
-    assert!(monitor.poll_timeout().unwrap() <= due + PACE.interval);
+    assert!(monitor.poll_timeout().unwrap() <= due + PACE.interval * 11 / 10);
     monitor.set_targets(due, [(2, Pace { interval: Duration::from_millis(100), ..PACE })]);
     assert!(monitor.poll_timeout().unwrap() <= due + Duration::from_millis(100));
 }
@@ -176,7 +176,7 @@ proptest! {
         for kind in results {
             let now = monitor.poll_timeout().unwrap();
             if let Some(last) = last.replace(now) {
-                prop_assert!(now - last <= PACE.interval && now - last >= PACE.interval * 9 / 10);
+                prop_assert!(now - last >= PACE.interval && now - last <= PACE.interval * 11 / 10);
             }
             round(&mut monitor, |_| match kind {
                 0 => Some(Ok(())),
