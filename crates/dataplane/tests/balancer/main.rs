@@ -8,6 +8,7 @@
 mod frames;
 mod kernel;
 mod model;
+mod random;
 mod site;
 mod table;
 
