@@ -1,5 +1,7 @@
 //! The program in the kernel, its maps filled from the model's state, one frame at a time.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, Pod};
@@ -15,16 +17,24 @@ use crate::model::{Expected, State, Verdict};
 /// Return value of an XDP program that sends the frame out of the port it came in on.
 const XDP_TX: u32 = 3;
 
+const VIPS: &str = "VIP_COUNTERS";
+const BACKENDS: &str = "BACKEND_COUNTERS";
+
 /// The loaded object and the model beside it.
 pub(crate) struct Kernel {
     object: Ebpf,
     pub(crate) state: State,
+    /// What is counted by now, per reason.
+    reasons: Vec<u64>,
+    /// Packets and octets per map and index.
+    counted: BTreeMap<(&'static str, u32), [u64; 2]>,
 }
 
 impl Kernel {
     pub(crate) fn new() -> Result<Self> {
         let object = crate::load().context("the balancer (needs root and a kernel with BTF)")?;
-        Ok(Self { object, state: State::default() })
+        let reasons = vec![0; BalancerReason::ALL.len()];
+        Ok(Self { object, state: State::default(), reasons, counted: BTreeMap::new() })
     }
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
@@ -40,7 +50,7 @@ impl Kernel {
         &mut self,
         name: &str,
         old: impl Iterator<Item = &'a u32>,
-        new: &std::collections::BTreeMap<u32, V>,
+        new: &BTreeMap<u32, V>,
     ) -> Result<()> {
         let mut array = self.array::<V>(name)?;
         for index in old.filter(|index| !new.contains_key(index)) {
@@ -77,9 +87,9 @@ impl Kernel {
         Ok(())
     }
 
-    pub(crate) fn reasons(&self) -> Result<Vec<u64>> {
+    fn reason(&self, reason: BalancerReason) -> Result<u64> {
         let map: PerCpuArray<_, u64> = self.object.map("BALANCER_REASONS").context("map")?.try_into()?;
-        (0..).zip(BalancerReason::ALL).map(|(index, _)| Ok(map.get(&index, 0)?.iter().sum())).collect()
+        Ok(map.get(&(reason as u32), 0)?.iter().sum())
     }
 
     /// Packets and octets of one counter.
@@ -89,18 +99,6 @@ impl Kernel {
         Ok([values.iter().map(|v| v.packets).sum(), values.iter().map(|v| v.bytes).sum()])
     }
 
-    /// Every VIP's and backend's counter.
-    fn counters(&self) -> Result<Vec<(String, [u64; 2])>> {
-        let mut vips: Vec<u32> = self.state.vips.values().map(|vip| vip.id).collect();
-        vips.sort_unstable();
-        vips.dedup();
-        let vips = vips.into_iter().map(|id| ("VIP_COUNTERS", id));
-        let backends = self.state.backends.keys().map(|index| ("BACKEND_COUNTERS", *index));
-        vips.chain(backends)
-            .map(|(map, index)| Ok((format!("{map} {index}"), self.counted(map, index)?)))
-            .collect()
-    }
-
     pub(crate) fn run(&self, frame: &[u8]) -> Result<Outcome> {
         let program = self.object.program("weir_balancer").context("program")?;
         Ok(run(program, frame, Metadata::default())?)
@@ -108,57 +106,71 @@ impl Kernel {
 
     /// Runs the frame through kernel and model; they have to agree in everything. Returns what both said.
     pub(crate) fn check(&mut self, frame: &[u8]) -> Result<Expected> {
-        let reasons = self.reasons()?;
-        let counters = self.counters()?;
         let outcome = self.run(frame).with_context(|| format!("{} octets {frame:02x?}", frame.len()))?;
         let expected = self.state.run(frame);
         self.state.remember(&expected);
-        self.compare(frame, &expected, &outcome, &reasons, &counters).with_context(|| {
-            format!(
-                "frame    {}\nexpected {}\noutcome  {}",
-                hex(frame),
-                show(&expected),
-                show_outcome(&outcome)
-            )
+        self.reasons[expected.reason as usize] += 1;
+        if let Some((vip, backend)) = expected.counted {
+            for key in [(VIPS, vip), (BACKENDS, backend)] {
+                let [packets, octets] = self.counted.entry(key).or_default();
+                *packets += 1;
+                *octets += frame.len() as u64;
+            }
+        }
+        self.compare(&expected, &outcome).with_context(|| {
+            let (expected, outcome) = (show(&expected), show_outcome(&outcome));
+            format!("frame    {}\nexpected {expected}\noutcome  {outcome}", hex(frame))
         })?;
         Ok(expected)
     }
 
-    fn compare(
-        &mut self,
-        frame: &[u8],
-        expected: &Expected,
-        outcome: &Outcome,
-        reasons: &[u64],
-        counters: &[(String, [u64; 2])],
-    ) -> Result<()> {
-        let counted: Vec<(&str, u64)> = BalancerReason::ALL
-            .iter()
-            .zip(reasons.iter().zip(self.reasons()?))
-            .map(|(reason, (before, after))| (reason.label(), after - before))
-            .filter(|(_, added)| *added > 0)
-            .collect();
-        ensure!(counted == [(expected.reason.label(), 1)], "counted as {counted:?}");
+    /// What this frame should have changed. That it changed nothing else, [`Self::check_all`] says.
+    fn compare(&mut self, expected: &Expected, outcome: &Outcome) -> Result<()> {
+        let reason = expected.reason;
+        if self.reason(reason)? != self.reasons[reason as usize] {
+            self.check_reasons()?;
+        }
         ensure!(verdict(outcome.action)? == expected.verdict, "verdict");
         ensure!(expected.verdict == Verdict::Drop || outcome.packet == expected.frame, "frame");
-        let counted = expected.counted.map_or([String::new(), String::new()], |(vip, backend)| {
-            [format!("VIP_COUNTERS {vip}"), format!("BACKEND_COUNTERS {backend}")]
-        });
-        for ((name, before), (_, after)) in counters.iter().zip(self.counters()?) {
-            let added = u64::from(counted.contains(name));
-            let sum = [before[0] + added, before[1] + added * frame.len() as u64];
-            ensure!(after == sum, "{name} is {after:?}, not {sum:?}");
+        if let Some((vip, backend)) = expected.counted {
+            self.check_counter(VIPS, vip)?;
+            self.check_counter(BACKENDS, backend)?;
         }
-        let flows = self.hash::<FlowKey, BalancedFlowValue>("BALANCED_FLOWS")?;
         if let Some((key, value)) = expected.remembered {
+            let flows = self.hash::<FlowKey, BalancedFlowValue>("BALANCED_FLOWS")?;
             let found = flows.get(&key, 0).with_context(|| format!("{key:?} is not remembered"))?;
             ensure!(found == value, "remembered as {found:?}, not {value:?}");
         }
         Ok(())
     }
 
-    /// The kernel's flow table holds what the model's holds, and nothing else.
-    pub(crate) fn check_flows(&mut self) -> Result<()> {
+    fn check_reasons(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        for (reason, expected) in BalancerReason::ALL.iter().zip(&self.reasons) {
+            let found = self.reason(*reason)?;
+            if found != *expected {
+                wrong.push(format!("{} {found} times, not {expected}", reason.label()));
+            }
+        }
+        ensure!(wrong.is_empty(), "counted {}", wrong.join(", "));
+        Ok(())
+    }
+
+    fn check_counter(&self, map: &'static str, index: u32) -> Result<()> {
+        let (found, expected) = (self.counted(map, index)?, self.counted.get(&(map, index)).copied());
+        ensure!(found == expected.unwrap_or_default(), "{map} {index} is {found:?}, not {expected:?}");
+        Ok(())
+    }
+
+    /// Reasons, counters and flow table hold what the model's hold, and nothing else.
+    pub(crate) fn check_all(&mut self) -> Result<()> {
+        self.check_reasons()?;
+        for vip in self.state.vips.values() {
+            self.check_counter(VIPS, vip.id)?;
+        }
+        for index in self.state.backends.keys() {
+            self.check_counter(BACKENDS, *index)?;
+        }
         let expected = self.state.flows.clone();
         let flows = self.hash::<FlowKey, BalancedFlowValue>("BALANCED_FLOWS")?;
         let found = flows.iter().collect::<Result<std::collections::HashMap<_, _>, _>>()?;

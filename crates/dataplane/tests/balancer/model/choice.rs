@@ -17,20 +17,24 @@ impl State {
         quoted: bool,
     ) -> Result<Choice, BalancerReason> {
         let hash = flow_hash_from(self.node.seed, &flow);
-        let current = self.named(vip.table, vip.size, hash)?;
-        let previous = self.named(vip.previous_table, vip.previous_size, hash)?;
-        let previous = previous.filter(|index| self.usable(*index) && Some(*index) != current);
+        let current = self.named(vip.table, vip.size, hash);
+        let previous = self.named(vip.previous_table, vip.previous_size, hash);
+        let moved = vip.previous_size > 0 && previous != current;
+        let previous = previous.filter(|index| moved && self.usable(*index));
         let remembers = vip.flags & VIP_FLOW_TABLE != 0;
 
-        let known = (!first && (remembers || previous.is_some())).then(|| self.known(&flow)).flatten();
+        let known = (!first && (remembers || moved)).then(|| self.known(&flow)).flatten();
         let (backend, reason, remember) = match (known, previous) {
             (Some(known), _) => (known, BalancerReason::ForwardedFlow, false),
             (None, Some(previous)) if !first => (previous, BalancerReason::ForwardedPrevious, remembers),
-            (None, previous) => {
+            _ => {
+                if !made(vip, hash) {
+                    return Err(BalancerReason::DropNotReady);
+                }
                 let current =
                     current.filter(|index| self.usable(*index)).ok_or(BalancerReason::DropNoBackend)?;
                 // Without a flow table: a first packet whose successors would go to the previous backend.
-                (current, BalancerReason::Forwarded, remembers || previous.is_some())
+                (current, BalancerReason::Forwarded, remembers || moved && first)
             }
         };
         let value = || BalancedFlowValue { backend, serial: self.backend(backend).serial };
@@ -39,18 +43,14 @@ impl State {
     }
 
     /// The backend in the flow's slot.
-    fn named(&self, table: u32, size: u32, hash: u32) -> Result<Option<u32>, BalancerReason> {
+    fn named(&self, table: u32, size: u32, hash: u32) -> Option<u32> {
         if size == 0 {
-            return Ok(None);
+            return None;
         }
         let slot = slot(hash, size);
-        let chunk = table + slot / CHUNK_SLOTS;
-        if chunk as usize >= CHUNKS {
-            return Err(BalancerReason::DropNotReady);
-        }
-        let slots = self.chunks.get(&chunk).copied().unwrap_or_default();
+        let slots = self.chunks.get(&(table + slot / CHUNK_SLOTS)).copied().unwrap_or_default();
         let index = slots[(slot % CHUNK_SLOTS) as usize];
-        Ok((index != NO_BACKEND).then_some(index.into()))
+        (index != NO_BACKEND).then_some(index.into())
     }
 
     fn usable(&self, index: u32) -> bool {
@@ -63,4 +63,9 @@ impl State {
         let same = self.backend(remembered.backend).serial == remembered.serial;
         (same && self.usable(remembered.backend)).then_some(remembered.backend)
     }
+}
+
+/// The flow's slot is within the memory of tables.
+fn made(vip: &VipValue, hash: u32) -> bool {
+    ((vip.table + slot(hash, vip.size) / CHUNK_SLOTS) as usize) < CHUNKS
 }

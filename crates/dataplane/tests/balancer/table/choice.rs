@@ -1,6 +1,6 @@
 //! Rule 8: first packets, the flow table, the previous table, and backends that are not usable.
 
-use bpf_abi::BalancerReason::{DropNoBackend, Forwarded, ForwardedFlow, ForwardedPrevious};
+use bpf_abi::BalancerReason::{DropNoBackend, DropNotReady, Forwarded, ForwardedFlow, ForwardedPrevious};
 use bpf_abi::balancer::NO_BACKEND;
 use bpf_abi::balancer::segment::{DOT1Q, NONE};
 use bpf_abi::{BalancerReason, FlowKey};
@@ -94,8 +94,7 @@ fn cell(packet: &Sent, flow_table: bool, previous: Option<u32>, known: Option<u3
 /// Backends that may not be sent to.
 fn lost() -> Vec<Case> {
     let mut cases = Vec::new();
-    let keys = [flow_key(&flow(false), TCP, NONE)];
-    let [key] = keys;
+    let key = flow_key(&flow(false), TCP, NONE);
     let ack = frame(&[], &flow(false).tcp(ACK));
     let syn = frame(&[], &flow(false).tcp(SYN));
     let current_lost = || plain().unusable(CURRENT);
@@ -122,12 +121,17 @@ fn lost() -> Vec<Case> {
     add("current and previous lost, flow table", none.flow_table(), &ack, DropNoBackend, None);
     let previous_lost = || moved().unusable(PREVIOUS);
     add("previous lost, ACK", previous_lost(), &ack, Forwarded, Some(CURRENT));
-    add("previous lost, SYN", previous_lost(), &syn, Forwarded, Some(CURRENT));
     let nobody = || plain().previous(u32::from(NO_BACKEND));
     add("previous table without backends, ACK", nobody(), &ack, Forwarded, Some(CURRENT));
-    add("previous table without backends, SYN", nobody(), &syn, Forwarded, Some(CURRENT));
     let known = moved().remembers(key, OTHER).unusable(OTHER);
     add("known on a lost one, previous there", known, &ack, ForwardedPrevious, Some(PREVIOUS));
+    let known = previous_lost().remembers(key, OTHER);
+    add("previous lost, known", known.clone(), &ack, ForwardedFlow, Some(OTHER));
+    add("previous and known lost", known.unusable(OTHER), &ack, Forwarded, Some(CURRENT));
+    // The previous backend may come back before the drain ends: what begins now has to be known then.
+    for (name, state) in [("previous lost, SYN", previous_lost()), ("previous names nobody, SYN", nobody())] {
+        cases.push(sent(name, &state, syn.clone(), Forwarded, CURRENT).remembers(key, CURRENT));
+    }
     cases
 }
 
@@ -163,7 +167,13 @@ fn no_table() -> Vec<Case> {
             ForwardedPrevious,
             PREVIOUS,
         ),
-        refused("a backend that nobody wrote", &unwritten, ack, DropNoBackend),
+        refused("a backend that nobody wrote", &unwritten, ack.clone(), DropNoBackend),
+        refused(
+            "a table that is not there",
+            &plain().change(VIP, |vip| vip.table = 0x0fff_ffff),
+            ack,
+            DropNotReady,
+        ),
     ]
 }
 

@@ -56,7 +56,7 @@ fn like_the_flow() -> Vec<Case> {
         add("flow table, known flow", keeps.clone().remembers(key, OTHER), OTHER);
         add(
             "flow table, known flow on a lost backend",
-            { keeps.clone().remembers(key, OTHER).unusable(OTHER) },
+            keeps.clone().remembers(key, OTHER).unusable(OTHER),
             CURRENT,
         );
         add("previous table", plain().previous(PREVIOUS), PREVIOUS);
