@@ -2,19 +2,21 @@
 //!
 //! The sequence is the same in every run; WEIR_SEED chooses another one, and a failure prints the frame and the site.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use bpf_abi::BalancerReason;
 use bpf_abi::balancer::segment::{DOT1AD, DOT1Q, GENEVE, KIND, NONE, VXLAN};
-use bpf_abi::balancer::{BACKEND_USABLE, NO_BACKEND, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE};
+use bpf_abi::balancer::{
+    BACKEND_USABLE, BalancedFlowValue, NO_BACKEND, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipKey,
+};
 
 use crate::frames::tunnel::{Outer, vtep};
 use crate::frames::{
     Extension, Flow, Fragment, Ip, Tag, client, ethernet, fix_ipv4, frame, icmp, service_tag, tag, vip,
 };
 use crate::kernel::Kernel;
-use crate::model::{SCTP, State, TCP, UDP};
+use crate::model::{State, TCP, UDP};
 use crate::site::{Vip, backend_vtep, serial};
 use dataplane::mapped;
 
@@ -86,7 +88,7 @@ fn slots(random: &mut Random, segment: usize) -> Vec<u16> {
 fn site(random: &mut Random) -> State {
     let mut state = State::node();
     state.node.seed = random.next() as u32;
-    state.node.vtep_count = random.of(&[0, 1, 2, 2, 2, 2, 4]);
+    state.node.vtep_count = random.of(&[0, 1, 2, 2, 2, 2, 2, 2, 2, 4]);
     let outer_v6 = random.percent(40);
     // Endpoints of backends are all of one family, and so are the node's.
     state.node.vteps[0] = mapped(vtep(outer_v6));
@@ -135,9 +137,25 @@ fn moved(random: &mut Random, segment: u32) -> u32 {
     }
 }
 
-fn flow(random: &mut Random) -> Flow {
-    let v6 = random.percent(50);
-    let destination = address(random, v6);
+/// Most frames are for one of the site's VIPs.
+fn target(random: &mut Random, state: &State) -> VipKey {
+    let vips: Vec<&VipKey> = state.vips.keys().filter(|key| key.port != [0, 0]).collect();
+    let mut target = *vips[random.below(vips.len())];
+    if random.percent(8) {
+        target.port = random.of(&[80_u16, 443, 4789, 0, 81]).to_be_bytes();
+    }
+    if random.percent(8) {
+        target.protocol = random.of(&crate::PROTOCOLS);
+    }
+    if random.percent(8) {
+        target.segment = random.of(&SEGMENTS);
+    }
+    target
+}
+
+fn flow(random: &mut Random, target: &VipKey) -> Flow {
+    let destination = Ipv6Addr::from(target.address).to_canonical();
+    let v6 = destination.is_ipv6();
     let mut ip = Ip::new(client(v6), destination);
     ip.ttl = random.of(&[0, 1, 2, 64, 64, 255]);
     ip.tos = random.octet();
@@ -154,73 +172,82 @@ fn flow(random: &mut Random) -> Flow {
     Flow {
         ip,
         source_port: random.of(&[1, 1024, 40_000, 40_001, 40_002, 65_535]),
-        destination_port: random.of(&[80, 80, 443, 4789, 0, 81]),
+        destination_port: u16::from_be_bytes(target.port),
         payload: random.of(&[0, 1, 2, 30, 30, 30, 200, 1400]),
     }
 }
 
-fn transport(random: &mut Random, flow: &Flow) -> Vec<u8> {
-    match random.of(&[TCP, TCP, TCP, UDP, UDP, SCTP]) {
+fn transport(random: &mut Random, flow: &Flow, protocol: u8) -> Vec<u8> {
+    match protocol {
         TCP => flow.tcp(random.of(&[0x02, 0x02, 0x12, 0x10, 0x10, 0x18, 0x04, 0x11, 0, 0xc2])),
         UDP => flow.udp(),
         _ => flow.sctp(random.of(&[0, 0, 1, 0x0100_0000, 77])),
     }
 }
 
-fn packet(random: &mut Random) -> Vec<u8> {
-    let flow = flow(random);
-    let v6 = flow.ip.source.is_ipv6();
+fn packet(random: &mut Random, target: &VipKey) -> Vec<u8> {
+    let flow = flow(random, target);
     match random.below(20) {
-        0 | 1 => {
-            let quoted = Flow { ip: Ip { extensions: Vec::new(), ..flow.ip.clone() }, ..flow.clone() };
-            let mut quote = transport(random, &quoted.reply());
-            if random.percent(30) {
-                quote.truncate(random.below(quote.len()));
-            }
-            let kind = random.of(if v6 { &[1, 2, 2, 3, 4, 5, 127] } else { &[3, 3, 3, 11, 12, 5, 4] });
-            let ip = Ip { fragment: None, ..Ip::new(client(v6), flow.ip.destination) };
-            icmp::message(&ip, kind, random.below(6) as u8, [0; 4], &quote)
-        }
-        2 => icmp::echo_request(&flow.ip),
-        3 => {
+        0..=2 => error(random, &flow, target.protocol),
+        3 => icmp::echo_request(&flow.ip),
+        4 => {
             let body: Vec<u8> = (0..random.below(40)).map(|_| random.octet()).collect();
             let (kind, code) = (random.of(&[8, 128, 0, 129, 3]), random.of(&[0, 0, 1]));
             icmp::message(&flow.ip, kind, code, [random.octet(), 0, 0, random.octet()], &body)
         }
-        4 => flow.ip.packet(random.octet(), &[random.octet(); 40]),
-        _ => transport(random, &flow),
+        5 => flow.ip.packet(random.octet(), &[random.octet(); 40]),
+        _ => transport(random, &flow, target.protocol),
     }
 }
 
-fn tags(random: &mut Random) -> Vec<Tag> {
-    let bits = (random.next() as u16) & 0xf000;
-    let vid = bits | random.of(&[100, 100, 0xfff, 0, 7, 101]);
-    let second = (random.next() as u16) & 0xf000 | random.of(&[7, 7, 0, 100]);
-    match random.below(24) {
-        0..=9 => vec![],
-        10..=15 => vec![tag(vid)],
-        16..=18 => vec![service_tag(vid)],
-        19..=21 => vec![service_tag(vid), tag(second)],
-        22 => vec![tag(vid), random.of(&[tag(second), service_tag(second)])],
-        _ => vec![service_tag(vid), random.of(&[tag(second), service_tag(second)]), tag(vid)],
+fn error(random: &mut Random, flow: &Flow, protocol: u8) -> Vec<u8> {
+    let v6 = flow.ip.source.is_ipv6();
+    let extensions = flow.ip.extensions.iter().filter(|_| random.percent(20)).copied().collect();
+    let quoted = Flow { ip: Ip { extensions, ..flow.ip.clone() }, ..flow.clone() };
+    let mut quote = transport(random, &quoted.reply(), protocol);
+    if random.percent(30) {
+        quote.truncate(random.below(quote.len()));
+    }
+    let kind = random.of(if v6 { &[1, 2, 2, 3, 4, 5, 127] } else { &[3, 3, 3, 11, 12, 5, 4] });
+    let ip = Ip { fragment: None, ..Ip::new(client(v6), flow.ip.destination) };
+    icmp::message(&ip, kind, random.below(6) as u8, [0; 4], &quote)
+}
+
+/// The segment's own, with random priorities, or any.
+fn tags(random: &mut Random, segment: u32) -> Vec<Tag> {
+    let mut bits = || (random.next() as u16) & 0xf000;
+    let (service, customer) = ((segment >> 12 & 0xfff) as u16, (segment & 0xfff) as u16);
+    let (first, second, third) = (bits() | service, bits() | customer, bits() | 7);
+    if random.percent(4) {
+        return match random.below(3) {
+            0 => vec![tag(first), tag(second)],
+            1 => vec![service_tag(first), service_tag(second)],
+            _ => vec![service_tag(first), tag(second), random.of(&[tag(third), service_tag(third)])],
+        };
+    }
+    match segment & KIND {
+        DOT1Q => vec![tag(second)],
+        DOT1AD if customer == 0 && random.percent(80) => vec![service_tag(first)],
+        DOT1AD => vec![service_tag(first), tag(second)],
+        _ if random.percent(20) => vec![tag(second & 0xf000)],
+        _ => vec![],
     }
 }
 
-fn whole(random: &mut Random) -> Vec<u8> {
-    let packet = packet(random);
-    if random.percent(65) {
-        return frame(&tags(random), &packet);
-    }
-    let v6 = random.percent(45);
-    let mut outer = if random.percent(50) {
-        Outer::vxlan(v6, random.of(&[100, 100, 101]))
-    } else {
-        Outer::geneve(v6, random.of(&[0x00ff_ffff, 0x00ff_ffff, 0]))
+fn whole(random: &mut Random, state: &State) -> Vec<u8> {
+    let target = target(random, state);
+    let packet = packet(random, &target);
+    let outer_v6 = state.node.vteps[0][0] == 0x20;
+    let v6 = if random.percent(95) { outer_v6 } else { !outer_v6 };
+    let mut outer = match target.segment & KIND {
+        VXLAN => Outer::vxlan(v6, target.segment & !KIND),
+        GENEVE => Outer::geneve(v6, target.segment & !KIND),
+        _ => return frame(&tags(random, target.segment), &packet),
     };
     outer.checksum = random.percent(50);
-    outer.ip.ttl = random.of(&[0, 1, 2, 64, 64, 64, 255]);
-    match random.below(30) {
-        0 => outer.tags = tags(random),
+    outer.ip.ttl = random.of(&[0, 1, 2, 64, 64, 64, 64, 64, 255]);
+    match random.below(40) {
+        0 => outer.tags = vec![tag(0)],
         1 if !v6 => outer.ip.options = vec![1; 4 * random.below(11)],
         2 => outer.ip.fragment = Some(Fragment { offset: 0, more: random.percent(70) }),
         3 => outer.ip.destination = backend_vtep(v6, 77),
@@ -228,9 +255,9 @@ fn whole(random: &mut Random) -> Vec<u8> {
         5 => outer.header[1] = random.octet(),
         _ => {}
     }
-    if random.percent(5) {
-        let ethertype = random.of(&[0x0800, 0x86dd, 0x0806]);
-        return outer.frame(&ethernet([2; 6], [4; 6], &tags(random), ethertype, &packet));
+    if random.percent(4) {
+        let ethertype = random.of(&[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8]);
+        return outer.frame(&ethernet([2; 6], [4; 6], &[], ethertype, &packet));
     }
     outer.packet(&packet)
 }
@@ -299,10 +326,15 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
         vip.generation += 100;
         vip.generation_again = vip.generation;
     }
-    for (flow, _) in state.flows.clone() {
+    // In an order that is the same in every run.
+    let mut flows: Vec<_> = state.flows.keys().copied().collect();
+    flows.sort_by_key(|flow| {
+        (flow.instance_id, flow.protocol, flow.destination, flow.source_port, flow.destination_port)
+    });
+    for flow in flows {
         if random.percent(10) {
             let backend = random.below(80) as u32;
-            let value = bpf_abi::balancer::BalancedFlowValue { backend, serial: serial(backend) };
+            let value = BalancedFlowValue { backend, serial: serial(backend) };
             state.flows.insert(flow, value);
         }
     }
@@ -319,7 +351,7 @@ fn program_and_model_agree() -> Result<()> {
     for number in 0..sites {
         kernel.install(site(&mut random))?;
         for at in 0..FRAMES {
-            let mut frame = whole(&mut random);
+            let mut frame = whole(&mut random, &kernel.state);
             damage(&mut random, &mut frame);
             let expected =
                 kernel.check(&frame).with_context(|| format!("seed {seed}, site {number}, frame {at}"))?;

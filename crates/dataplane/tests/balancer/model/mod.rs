@@ -50,7 +50,7 @@ pub(crate) struct Expected {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub(crate) node: BalancerNodeValue,
-    pub(crate) vips: HashMap<VipKey, VipValue>,
+    pub(crate) vips: BTreeMap<VipKey, VipValue>,
     pub(crate) chunks: BTreeMap<u32, TableChunk>,
     pub(crate) backends: BTreeMap<u32, BackendValue>,
     pub(crate) tunnels: BTreeMap<u32, TunnelValue>,
