@@ -64,6 +64,18 @@ impl Kernel {
 
     /// Replaces every map's contents; the flow table is the state's too.
     pub(crate) fn install(&mut self, state: State) -> Result<()> {
+        let mut flows = self.hash::<FlowKey, BalancedFlowValue>("BALANCED_FLOWS")?;
+        for key in flows.keys().collect::<Result<Vec<_>, _>>()? {
+            flows.remove(&key)?;
+        }
+        for (key, value) in &state.flows {
+            flows.insert(key, value, 0)?;
+        }
+        self.install_but_flows(state)
+    }
+
+    /// As user space does it: what the kernel remembers stays.
+    pub(crate) fn install_but_flows(&mut self, state: State) -> Result<()> {
         let old = std::mem::take(&mut self.state);
         let mut vips = self.hash::<VipKey, VipValue>("BALANCER_VIPS")?;
         for key in old.vips.keys().filter(|key| !state.vips.contains_key(key)) {
@@ -75,13 +87,6 @@ impl Kernel {
         self.replace::<TableChunk>("TABLES", old.chunks.keys(), &state.chunks)?;
         self.replace::<BackendValue>("BACKENDS", old.backends.keys(), &state.backends)?;
         self.replace::<TunnelValue>("TUNNELS", old.tunnels.keys(), &state.tunnels)?;
-        let mut flows = self.hash::<FlowKey, BalancedFlowValue>("BALANCED_FLOWS")?;
-        for key in flows.keys().collect::<Result<Vec<_>, _>>()? {
-            flows.remove(&key)?;
-        }
-        for (key, value) in &state.flows {
-            flows.insert(key, value, 0)?;
-        }
         self.array::<BalancerNodeValue>("BALANCER_NODE")?.set(0, state.node, 0)?;
         self.state = state;
         Ok(())
