@@ -37,6 +37,11 @@ impl Kernel {
         Ok(Self { object, state: State::default(), reasons, counted: BTreeMap::new() })
     }
 
+    /// A map for a test's own use.
+    pub(crate) fn take_map(&mut self, name: &str) -> Result<aya::maps::Map> {
+        self.object.take_map(name).context("map")
+    }
+
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Ok(self.object.map_mut(name).context("map")?.try_into()?)
     }

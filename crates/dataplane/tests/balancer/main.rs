@@ -12,6 +12,7 @@ mod model;
 mod pitfalls;
 mod random;
 mod site;
+mod swaps;
 mod table;
 
 use anyhow::{Context, Result};

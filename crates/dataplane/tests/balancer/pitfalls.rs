@@ -215,7 +215,7 @@ fn flows_are_of_a_vip() -> Result<()> {
 fn a_full_flow_table_refuses_nobody() -> Result<()> {
     let mut kernel = kernel(plain().flow_table())?;
     for client in 0..3 * crate::FLOWS {
-        let mut flow = flow(false).from_port(client as u16);
+        let mut flow = flow(false).with_source_port(client as u16);
         flow.ip.source = std::net::Ipv4Addr::from(0x0a00_0000 | client >> 8).into();
         for flags in [SYN, ACK] {
             let sent = kernel.run(&frame(&[], &flow.tcp(flags)))?;
@@ -227,7 +227,7 @@ fn a_full_flow_table_refuses_nobody() -> Result<()> {
     let state = kernel.state.clone().change(crate::site::VIP, |vip| (vip.table, vip.size) = (table, size));
     kernel.install_but_flows(state)?;
     let last = 3 * crate::FLOWS - 1;
-    let mut flow = flow(false).from_port(last as u16);
+    let mut flow = flow(false).with_source_port(last as u16);
     flow.ip.source = std::net::Ipv4Addr::from(0x0a00_0000 | last >> 8).into();
     let sent = kernel.run(&frame(&[], &flow.tcp(ACK)))?;
     ensure!(sent.packet[..6] == crate::site::backend_mac(CURRENT), "{:02x?}", &sent.packet[..14]);

@@ -68,7 +68,7 @@ impl Ip {
 
     fn packet_v4(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let header = 20 + self.options.len();
-        let fragment = self.fragment.map_or(0, |f| u16::from(f.more) << 13 | f.offset / 8);
+        let fragment = self.fragment.map_or(0, |f| (u16::from(f.more) << 13) | (f.offset / 8));
         let mut packet = vec![0x40 | (header / 4) as u8, self.tos];
         packet.extend(((header + payload.len()) as u16).to_be_bytes());
         packet.extend([0x12, 0x34]);
@@ -87,7 +87,7 @@ impl Ip {
         chain.extend(self.fragment.map(|_| 44));
         chain.push(protocol);
         let length = 8 * (chain.len() - 1) + payload.len();
-        let mut packet = vec![0x60 | self.tos >> 4, self.tos << 4 | 5, 0x43, 0x21];
+        let mut packet = vec![0x60 | (self.tos >> 4), (self.tos << 4) | 5, 0x43, 0x21];
         packet.extend((length as u16).to_be_bytes());
         packet.extend([chain[0], self.ttl]);
         packet.extend(octets(self.source));

@@ -111,7 +111,7 @@ impl Flow {
     }
 
     /// Another client port.
-    pub(crate) fn from_port(&self, source_port: u16) -> Self {
+    pub(crate) fn with_source_port(&self, source_port: u16) -> Self {
         Self { source_port, ..self.clone() }
     }
 

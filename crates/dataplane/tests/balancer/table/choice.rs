@@ -243,7 +243,7 @@ fn slots() -> Vec<Case> {
             for index in 100..1121 {
                 state.add_backend(index, *segment, false);
             }
-            let flow = flow(*v6).from_port(*source_port);
+            let flow = flow(*v6).with_source_port(*source_port);
             let address = flow.ip.destination;
             state.add_vip(Vip {
                 address,

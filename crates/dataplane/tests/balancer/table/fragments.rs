@@ -115,7 +115,7 @@ fn remembered() -> Vec<Case> {
             refused(name("no backend"), &by_addresses().unusable(CURRENT), packet.clone(), DropNoBackend),
         ]);
         // The same flow as the unfragmented packets of any port.
-        let whole = frame(&[], &flow(v6).from_port(1234).tcp(ACK));
+        let whole = frame(&[], &flow(v6).with_source_port(1234).tcp(ACK));
         cases.push(sent(name("unfragmented after it"), &known, whole, ForwardedFlow, OTHER));
         let syn = frame(&[], &flow(v6).tcp(SYN));
         cases.push(sent(name("but a SYN"), &known, syn.clone(), Forwarded, CURRENT).remembers(key, CURRENT));
