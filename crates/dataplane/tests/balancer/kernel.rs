@@ -10,12 +10,10 @@ use bpf_abi::balancer::{
     VipValue,
 };
 use bpf_abi::{BalancerReason, FlowKey};
-use dataplane::test_run::{Metadata, Outcome, XDP_DROP, XDP_PASS, run};
+use dataplane::object::{BALANCER, BalancerMapOptions};
+use dataplane::test_run::{Metadata, Outcome, XDP_DROP, XDP_PASS, XDP_TX, run};
 
 use crate::model::{Expected, State, Verdict};
-
-/// Return value of an XDP program that sends the frame out of the port it came in on.
-const XDP_TX: u32 = 3;
 
 const VIPS: &str = "VIP_COUNTERS";
 const BACKENDS: &str = "BACKEND_COUNTERS";
@@ -32,7 +30,8 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn new() -> Result<Self> {
-        let object = crate::load().context("the balancer (needs root and a kernel with BTF)")?;
+        let object = crate::load(BalancerMapOptions::default())
+            .context("the balancer (needs root and a kernel with BTF)")?;
         let reasons = vec![0; BalancerReason::ALL.len()];
         Ok(Self { object, state: State::default(), reasons, counted: BTreeMap::new() })
     }
@@ -110,7 +109,7 @@ impl Kernel {
     }
 
     pub(crate) fn run(&self, frame: &[u8]) -> Result<Outcome> {
-        let program = self.object.program("weir_balancer").context("program")?;
+        let program = self.object.program(BALANCER).context("program")?;
         Ok(run(program, frame, Metadata::default())?)
     }
 

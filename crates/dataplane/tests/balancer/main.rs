@@ -15,26 +15,20 @@ mod site;
 mod swaps;
 mod table;
 
-use anyhow::{Context, Result};
-use aya::programs::Xdp;
-use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
+use anyhow::Result;
+use aya::{Ebpf, include_bytes_aligned};
+use dataplane::object::{self, BalancerMapOptions};
 
 const PROTOCOLS: [u8; 3] = [model::TCP, model::UDP, model::SCTP];
-
 /// Entries of the flow table.
 const FLOWS: u32 = 1 << 12;
 
 static BALANCER: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer.bpf.o"));
 
-/// The program with maps of its own, small enough to be listed.
-fn load() -> Result<Ebpf> {
-    let btf = Btf::from_sys_fs().ok();
-    let mut object = EbpfLoader::new()
-        .btf(btf.as_ref())
-        .map_max_entries("TABLES", 1 << 14)
-        .map_max_entries("BALANCED_FLOWS", FLOWS)
-        .load(BALANCER)?;
-    let program: &mut Xdp = object.program_mut("weir_balancer").context("no program")?.try_into()?;
-    program.load()?;
+/// The program, with maps small enough to be listed.
+fn load(options: BalancerMapOptions<'_>) -> Result<Ebpf> {
+    let mut object =
+        object::load_balancer(BalancerMapOptions { flows: Some(FLOWS), chunks: Some(1 << 14), ..options })?;
+    object::load_program(&mut object, object::BALANCER)?;
     Ok(object)
 }

@@ -1,5 +1,6 @@
 //! Changes under traffic: tables and programs are replaced a thousand times, and no packet notices.
 
+mod agent;
 mod port;
 
 use std::path::PathBuf;
@@ -11,13 +12,15 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap};
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
-use aya::{Btf, Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, Pod};
 use bpf_abi::balancer::segment::NONE;
 use bpf_abi::balancer::{BackendValue, BalancerNodeValue, TableChunk, VipKey, VipValue, slot};
 use bpf_abi::flow_hash_from;
-use dataplane::{bpffs, object};
+use dataplane::bpffs;
+use dataplane::object::{BALANCER, BalancerMapOptions};
+use dataplane::test_run::XDP_TX;
 
-use self::port::{INSIDE, OUTSIDE, Switch, make_ports};
+use self::port::{INSIDE, Switch, make_ports};
 use crate::frames::{Flow, flow};
 use crate::kernel::Kernel;
 use crate::model::{State, UDP};
@@ -25,43 +28,21 @@ use crate::random::Random;
 use crate::site::{SEED, Vip, backend_mac, flow_key};
 
 const SWAPS: u32 = 1000;
-const MAPS: [&str; 9] = [
-    "BALANCER_VIPS",
-    "TABLES",
-    "BACKENDS",
-    "TUNNELS",
-    "BALANCED_FLOWS",
-    "VIP_COUNTERS",
-    "BACKEND_COUNTERS",
-    "BALANCER_REASONS",
-    "BALANCER_NODE",
-];
 
 /// A directory for pins, gone with its end.
 struct Pins(PathBuf);
 
 impl Pins {
-    fn new() -> Result<Self> {
+    fn new(test: &str) -> Result<Self> {
         bpffs::ensure_mounted()?;
-        let path = PathBuf::from(bpffs::MOUNT_POINT).join(format!("weir-swaps-{}", std::process::id()));
+        let path = PathBuf::from(bpffs::MOUNT_POINT).join(format!("weir-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))
     }
 
     /// The program over maps that it shares with all that are loaded from here.
     fn load(&self) -> Result<Ebpf> {
-        let btf = Btf::from_sys_fs().ok();
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(btf.as_ref())
-            .map_max_entries("TABLES", 1 << 14)
-            .map_max_entries("BALANCED_FLOWS", crate::FLOWS);
-        for map in MAPS {
-            loader.map_pin_path(map, self.0.join(map));
-        }
-        let mut object = loader.load(crate::BALANCER)?;
-        xdp(&mut object, "weir_balancer")?.load()?;
-        Ok(object)
+        crate::load(BalancerMapOptions { pin_directory: Some(&self.0), ..Default::default() })
     }
 }
 
@@ -154,7 +135,7 @@ fn no_packet_sees_half_a_change() -> Result<()> {
                 let sent = kernel.run(frame)?;
                 let right = backends.iter().any(|at| sent.packet[..6] == backend_mac((*at).into()));
                 ensure!(
-                    sent.action == 3 && right,
+                    sent.action == XDP_TX && right,
                     "action {} {:02x?} instead of {backends:?}",
                     sent.action,
                     &sent.packet[..6]
@@ -176,9 +157,9 @@ fn no_packet_sees_half_a_change() -> Result<()> {
 /// On a port with traffic, each round with another table and another program.
 #[test]
 fn thousand_swaps() -> Result<()> {
-    make_ports()?;
+    let _program = make_ports()?;
     let swap = Swap::new();
-    let pins = Pins::new()?;
+    let pins = Pins::new("swaps")?;
     let mut programs = [pins.load()?, pins.load()?];
     let [first, _] = &mut programs;
     fill::<TableChunk>(first, "TABLES", &swap.state.chunks)?;
@@ -188,19 +169,16 @@ fn thousand_swaps() -> Result<()> {
     let mut vips: HashMap<_, VipKey, VipValue> =
         first.take_map("BALANCER_VIPS").context("map")?.try_into()?;
     vips.insert(swap.key, swap.value(0), 0)?;
-    // A veth sends nothing from XDP unless its peer has a program.
-    let mut bench = object::load_bench()?;
-    object::load_program(&mut bench, "empty_xdp")?;
-    xdp(&mut bench, "empty_xdp")?.attach(OUTSIDE, XdpMode::Driver)?;
-    let program = xdp(first, "weir_balancer")?;
+    let program = xdp(first, BALANCER)?;
     let link = program.attach(INSIDE, XdpMode::Driver)?;
     let mut link = Some(program.take_link(link)?);
 
     let mut switch = Switch::new()?;
-    let flows: Vec<_> = flows().into_iter().map(|flow| (swap.backends(&flow), flow)).collect();
+    let flows = flows();
+    let backends: Vec<[u16; 2]> = flows.iter().map(|flow| swap.backends(flow)).collect();
     let seen = [const { AtomicU32::new(0) }; 2];
     let mut check = |number: usize, frame: &[u8]| {
-        let backends = flows[number].0;
+        let backends = backends[number];
         let at = backends.iter().position(|at| frame[..6] == backend_mac((*at).into()));
         let at = at.with_context(|| format!("{:02x?} instead of {backends:?}", &frame[..14]))?;
         seen[at].fetch_add(1, Ordering::Relaxed);
@@ -208,19 +186,10 @@ fn thousand_swaps() -> Result<()> {
     };
     let ended = AtomicBool::new(false);
     let sent = thread::scope(|scope| {
-        let traffic = scope.spawn(|| -> Result<u32> {
-            for (number, (_, flow)) in flows.iter().enumerate().cycle() {
-                switch.exchange(number, flow, &mut check)?;
-                if ended.load(Ordering::Relaxed) {
-                    break;
-                }
-            }
-            switch.drain(&mut check)?;
-            Ok(switch.sent())
-        });
+        let traffic = scope.spawn(|| switch.run(&flows, &ended, &mut check));
         let changes = (1..=SWAPS).try_for_each(|number| -> Result<()> {
             vips.insert(swap.key, swap.value(number), 0)?;
-            let program = xdp(&mut programs[number as usize % 2], "weir_balancer")?;
+            let program = xdp(&mut programs[number as usize % 2], BALANCER)?;
             let id = program.attach_to_link(link.take().context("link")?)?;
             link = Some(program.take_link(id)?);
             Ok(())

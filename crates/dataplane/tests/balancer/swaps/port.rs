@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::programs::xdp::{Xdp, XdpMode};
+use dataplane::object;
 
-use crate::frames::{Flow, frame};
+use crate::frames::{Flow, PORT, frame};
 
 /// The balancer's port.
 pub(super) const INSIDE: &str = "balancer0";
@@ -19,18 +23,23 @@ const WINDOW: usize = 64;
 /// How long a frame may take on a busy machine until it counts as lost.
 const LOST: Duration = Duration::from_secs(5);
 
-/// A network namespace of this thread's and its children's own with a pair of connected ports.
-pub(super) fn make_ports() -> Result<()> {
+/// A network namespace of this thread's and its children's own with a pair of connected ports. What it returns has to
+/// live as long: a veth sends nothing from XDP unless its peer has a program.
+pub(super) fn make_ports() -> Result<Ebpf> {
     // SAFETY: no memory is passed; only this thread changes its namespace.
     let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     ensure!(done == 0, "a network namespace: {} (needs root)", io::Error::last_os_error());
     // Otherwise the ports' own neighbour discovery would be among the frames.
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
-    ip(&["link", "add", INSIDE, "type", "veth", "peer", "name", OUTSIDE])?;
+    let mac = PORT.map(|octet| format!("{octet:02x}")).join(":");
+    ip(&["link", "add", INSIDE, "address", &mac, "type", "veth", "peer", "name", OUTSIDE])?;
     for port in [INSIDE, OUTSIDE] {
         ip(&["link", "set", port, "up"])?;
     }
-    Ok(())
+    let mut bench = object::load_bench()?;
+    let program: &mut Xdp = object::load_program(&mut bench, "empty_xdp")?.try_into()?;
+    program.attach(OUTSIDE, XdpMode::Driver)?;
+    Ok(bench)
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
@@ -84,38 +93,38 @@ impl Switch {
         Ok(())
     }
 
-    /// Frames sent so far.
-    pub(super) const fn sent(&self) -> u32 {
-        self.sent
-    }
-
-    /// Sends a packet of flow `number`, and takes what has come back if many are on the way.
+    /// Sends packets of the flows in turn until it is `ended` and all have come back; returns how many they were.
     ///
     /// # Errors
     /// If one does not come back, or `check` does not agree with its flow's number and what came back.
-    pub(super) fn exchange(
+    pub(super) fn run(
         &mut self,
-        number: usize,
-        flow: &Flow,
+        flows: &[Flow],
+        ended: &AtomicBool,
         check: &mut impl FnMut(usize, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u32> {
+        for (number, flow) in flows.iter().enumerate().cycle() {
+            self.send(number, flow)?;
+            while self.waiting.len() >= WINDOW {
+                self.take(check)?;
+            }
+            if ended.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        while !self.waiting.is_empty() {
+            self.take(check)?;
+        }
+        Ok(self.sent)
+    }
+
+    fn send(&mut self, number: usize, flow: &Flow) -> Result<()> {
         let frame = frame(&[], &flow.datagram(&self.sent.to_be_bytes()));
         // SAFETY: `frame` is valid for its length during the call.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         ensure!(sent == frame.len() as isize, "send: {}", io::Error::last_os_error());
         self.waiting.insert(self.sent, number);
         self.sent += 1;
-        while self.waiting.len() >= WINDOW {
-            self.take(check)?;
-        }
-        Ok(())
-    }
-
-    /// Takes everything that is still on its way.
-    pub(super) fn drain(&mut self, check: &mut impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-        while !self.waiting.is_empty() {
-            self.take(check)?;
-        }
         Ok(())
     }
 
