@@ -82,6 +82,11 @@ pub(crate) fn key(address: IpAddr, segment: u32, port: u16, protocol: u8) -> Vip
     VipKey { address: mapped(address), segment, port: port.to_be_bytes(), protocol, pad: 0 }
 }
 
+/// The value as it is written for the key.
+pub(crate) fn stamped(_key: &VipKey, value: VipValue, generation: u32) -> VipValue {
+    VipValue { generation, generation_again: generation, ..value }
+}
+
 impl State {
     /// A node with endpoints of both families, without VIPs.
     pub(crate) fn node() -> Self {
@@ -114,15 +119,17 @@ impl State {
             size,
             previous_table,
             previous_size,
-            generation: vip.id + 1,
-            generation_again: vip.id + 1,
+            ..VipValue::default()
         };
-        self.vips.insert(key(vip.address, vip.segment, vip.port, vip.protocol), value);
+        let mut insert = |port: u16, protocol: u8, value: VipValue| {
+            let key = key(vip.address, vip.segment, port, protocol);
+            self.vips.insert(key, stamped(&key, value, vip.id + 1));
+        };
+        insert(vip.port, vip.protocol, value);
         if vip.flags & VIP_BY_ADDRESSES != 0 {
-            self.vips.insert(key(vip.address, vip.segment, 0, vip.protocol), value);
+            insert(0, vip.protocol, value);
         }
-        let address = VipValue { flags: VIP_ECHO, ..VipValue::default() };
-        self.vips.insert(key(vip.address, vip.segment, 0, 0), address);
+        insert(0, 0, VipValue { flags: VIP_ECHO, ..VipValue::default() });
     }
 
     /// A usable backend with both addresses, behind a tunnel of the given family.

@@ -25,7 +25,7 @@ use crate::frames::{Flow, flow};
 use crate::kernel::Kernel;
 use crate::model::{State, UDP};
 use crate::random::Random;
-use crate::site::{SEED, Vip, backend_mac, flow_key};
+use crate::site::{SEED, Vip, backend_mac, flow_key, stamped};
 
 const SWAPS: u32 = 1000;
 
@@ -93,8 +93,7 @@ impl Swap {
 
     /// The value for the `number`th change.
     fn value(&self, number: u32) -> VipValue {
-        let generation = 100 + number;
-        VipValue { generation, generation_again: generation, ..self.values[number as usize % 2] }
+        stamped(&self.key, self.values[number as usize % 2], 100 + number)
     }
 
     /// The backends that a flow has in the two tables.

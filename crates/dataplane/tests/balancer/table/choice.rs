@@ -6,12 +6,12 @@ use bpf_abi::balancer::segment::{DOT1Q, NONE};
 use bpf_abi::{BalancerReason, FlowKey};
 
 use super::{Case, refused, sent};
-use crate::frames::{ACK, FIN, Flow, RST, SYN, flow, frame};
+use crate::frames::{ACK, FIN, Flow, Fragment, Ip, RST, SYN, flow, frame, icmp};
 use crate::model::{SCTP, State, TCP, UDP};
 use crate::site::{CURRENT, LOST, OTHER, PREVIOUS, VIP, Vip, addresses_key, flow_key, plain, site};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [matrix(), lost(), no_table(), reused(), by_addresses(), slots()].concat()
+    [matrix(), lost(), no_table(), reused(), mixtures(), by_addresses(), slots()].concat()
 }
 
 /// A packet, and whether it is a first one.
@@ -202,6 +202,27 @@ fn reused() -> Vec<Case> {
         )
         .remembers(key, CURRENT),
     ]
+}
+
+/// A value that is being replaced is not used, whatever entry it is.
+fn mixtures() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut half = site(NONE, NONE, bpf_abi::balancer::VIP_BY_ADDRESSES);
+    half.vips.values_mut().for_each(|vip| vip.generation += 1);
+    for v6 in [false, true] {
+        let fragment = Ip { fragment: Some(Fragment { offset: 8, more: false }), ..flow(v6).ip };
+        for (name, packet) in [
+            ("SYN", flow(v6).tcp(SYN)),
+            ("UDP", flow(v6).udp()),
+            ("fragment", fragment.packet(UDP, &[1; 40])),
+            ("echo", icmp::echo_request(&flow(v6).ip)),
+            ("error", icmp::too_big(&flow(v6).reply().udp())),
+        ] {
+            let name = format!("{name} to a VIP of two generations, v6 {v6}");
+            cases.push(refused(name, &half, frame(&[], &packet), DropNotReady));
+        }
+    }
+    cases
 }
 
 /// Ports do not count, the protocol does.
