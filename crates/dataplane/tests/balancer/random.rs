@@ -17,7 +17,7 @@ use crate::frames::{
 };
 use crate::kernel::Kernel;
 use crate::model::{State, TCP, UDP};
-use crate::site::{Vip, backend_vtep, serial, stamped};
+use crate::site::{Vip, backend_vtep, serial};
 use dataplane::mapped;
 
 const SITES: usize = 80;
@@ -323,7 +323,7 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
             std::mem::swap(&mut vip.table, &mut vip.previous_table);
             std::mem::swap(&mut vip.size, &mut vip.previous_size);
         }
-        *vip = stamped(key, *vip, vip.generation + 100);
+        *vip = vip.stamped(key, vip.generation + 100);
     }
     // In an order that is the same in every run.
     let mut flows: Vec<_> = state.flows.keys().copied().collect();

@@ -82,11 +82,6 @@ pub(crate) fn key(address: IpAddr, segment: u32, port: u16, protocol: u8) -> Vip
     VipKey { address: mapped(address), segment, port: port.to_be_bytes(), protocol, pad: 0 }
 }
 
-/// The value as it is written for the key.
-pub(crate) fn stamped(_key: &VipKey, value: VipValue, generation: u32) -> VipValue {
-    VipValue { generation, generation_again: generation, ..value }
-}
-
 impl State {
     /// A node with endpoints of both families, without VIPs.
     pub(crate) fn node() -> Self {
@@ -123,7 +118,7 @@ impl State {
         };
         let mut insert = |port: u16, protocol: u8, value: VipValue| {
             let key = key(vip.address, vip.segment, port, protocol);
-            self.vips.insert(key, stamped(&key, value, vip.id + 1));
+            self.vips.insert(key, value.stamped(&key, vip.id + 1));
         };
         insert(vip.port, vip.protocol, value);
         if vip.flags & VIP_BY_ADDRESSES != 0 {

@@ -237,8 +237,8 @@ impl State {
 }
 
 /// Written to its end, and for this key.
-fn is_whole(_key: &VipKey, value: &VipValue) -> bool {
-    value.generation == value.generation_again
+fn is_whole(key: &VipKey, value: &VipValue) -> bool {
+    value.generation ^ value.generation_again == key.digest()
 }
 
 /// What of a flow counts for the VIP.

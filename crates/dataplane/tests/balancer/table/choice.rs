@@ -207,9 +207,15 @@ fn reused() -> Vec<Case> {
 /// A value that is being replaced is not used, whatever entry it is.
 fn mixtures() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut half = site(NONE, NONE, bpf_abi::balancer::VIP_BY_ADDRESSES);
+    let whole = site(NONE, NONE, bpf_abi::balancer::VIP_BY_ADDRESSES);
+    let mut half = whole.clone();
     half.vips.values_mut().for_each(|vip| vip.generation += 1);
-    for v6 in [false, true] {
+    // The kernel uses the memory of a value that was replaced for the next one that is written, of any key.
+    let mut anothers = whole.clone();
+    let values = whole.vips.values().cycle().skip(1);
+    anothers.vips.values_mut().zip(values).for_each(|(vip, other)| *vip = *other);
+    let states = [("of two generations", &half), ("with another's value", &anothers)];
+    for (v6, (which, state)) in states.into_iter().flat_map(|state| [(false, state), (true, state)]) {
         let fragment = Ip { fragment: Some(Fragment { offset: 8, more: false }), ..flow(v6).ip };
         for (name, packet) in [
             ("SYN", flow(v6).tcp(SYN)),
@@ -218,8 +224,8 @@ fn mixtures() -> Vec<Case> {
             ("echo", icmp::echo_request(&flow(v6).ip)),
             ("error", icmp::too_big(&flow(v6).reply().udp())),
         ] {
-            let name = format!("{name} to a VIP of two generations, v6 {v6}");
-            cases.push(refused(name, &half, frame(&[], &packet), DropNotReady));
+            let name = format!("{name} to a VIP {which}, v6 {v6}");
+            cases.push(refused(name, state, frame(&[], &packet), DropNotReady));
         }
     }
     cases
