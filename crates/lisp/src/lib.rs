@@ -12,6 +12,7 @@ pub mod map_cache;
 pub mod map_server;
 pub mod mapping;
 pub mod nonce;
+mod outputs;
 pub mod prefix_map;
 pub mod rate;
 pub mod rtt;

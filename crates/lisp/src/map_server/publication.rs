@@ -11,8 +11,7 @@ use codec::{DecodeError, Instant, Reader, Writer};
 
 use super::config::{Limits, Subscriber};
 use super::database::{Database, negative};
-use super::output::{Event, SubscriptionView};
-use super::outputs::Outputs;
+use super::output::{Event, Outputs, SubscriptionView};
 use super::subscription::{GIVE_UP_AFTER, Subscription};
 use crate::auth::{VerifiedMessage, sign, verify};
 use crate::machine::Counter;

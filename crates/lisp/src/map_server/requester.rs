@@ -8,8 +8,7 @@ use core::time::Duration;
 use codec::{Instant, IpPrefix};
 
 use super::config::Limits;
-use super::output::Event;
-use super::outputs::Outputs;
+use super::output::{Event, Outputs};
 use crate::nonce::NonceGenerator;
 use crate::prefix_map::PrefixMap;
 use crate::rate::RateLimiter;

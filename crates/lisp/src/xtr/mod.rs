@@ -3,7 +3,6 @@
 mod answer;
 mod config;
 mod output;
-mod outputs;
 mod probing;
 mod registration;
 mod request;
@@ -27,7 +26,7 @@ use crate::rate::{RateLimit, RateLimiter};
 use crate::saved::Kind;
 use crate::wire::{EidPrefix, Message};
 
-use outputs::Outputs;
+use output::Outputs;
 use probing::Prober;
 use registration::Registrar;
 use resolution::Resolver;

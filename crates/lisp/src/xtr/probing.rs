@@ -8,8 +8,7 @@ use core::time::Duration;
 use codec::Instant;
 
 use super::config::{ProbingConfig, XtrConfig};
-use super::output::{Event, LocatorView};
-use super::outputs::Outputs;
+use super::output::{Event, LocatorView, Outputs};
 use super::request::map_request;
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;

@@ -8,8 +8,7 @@ use core::time::Duration;
 use codec::{DecodeError, Instant, Reader, Writer};
 
 use super::config::{LocalEid, MapServerPeer, XtrConfig};
-use super::output::{Event, MapServerView};
-use super::outputs::Outputs;
+use super::output::{Event, MapServerView, Outputs};
 use crate::auth::{VerifiedMessage, verify};
 use crate::machine::Counter;
 use crate::nonce::{NonceGenerator, ReservedNonce};

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 use super::config::XtrConfig;
-use super::outputs::Outputs;
+use super::output::Outputs;
 use crate::machine::Counter;
 use crate::wire::{
     Address, CONTROL_PORT, EidPrefix, EncapsulatedControlMessage, MapRequest, Message, RequestRecord,

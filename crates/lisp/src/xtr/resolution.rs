@@ -6,7 +6,7 @@ use core::time::Duration;
 use codec::Instant;
 
 use super::config::XtrConfig;
-use super::outputs::Outputs;
+use super::output::Outputs;
 use super::request::{map_request, send_to_resolver};
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;

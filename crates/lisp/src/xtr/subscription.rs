@@ -7,8 +7,7 @@ use core::time::Duration;
 use codec::{DecodeError, Instant, Reader};
 
 use super::config::XtrConfig;
-use super::output::{Event, SubscriptionView};
-use super::outputs::Outputs;
+use super::output::{Event, Outputs, SubscriptionView};
 use super::request::{map_request, send_to_resolver};
 use crate::machine::Counter;
 use crate::nonce::{NonceGenerator, ReservedNonce};
