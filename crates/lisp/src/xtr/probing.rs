@@ -159,9 +159,7 @@ impl Prober {
                 request.itr_rlocs.sort_by_key(|a| a.ip().is_some_and(|ip| ip.is_ipv4() != rloc.is_ipv4()));
                 out.send(SocketAddr::new(rloc, CONTROL_PORT), &Message::MapRequest(request));
             }
-            // Up to an eighth earlier, so that gateways that started together do not stay in step.
-            let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-            let early = Duration::from_nanos(random.below(nanos / 8));
+            let early = random.jitter(interval);
             self.timers.set(rloc, Some(now + interval.saturating_sub(early)));
         }
         down

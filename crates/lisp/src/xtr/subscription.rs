@@ -306,9 +306,7 @@ fn request(
     send_to_resolver(config, request, eid, attempt, out);
     let wait = (MIN_WAIT * (1 << subscription.tries.min(5))).min(MAX_WAIT);
     subscription.tries = subscription.tries.saturating_add(1);
-    // Up to an eighth more, so that gateways that lost the same Map-Server do not come back as one.
-    let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-    wait + Duration::from_nanos(random.below(nanos / 8))
+    wait + random.jitter(wait)
 }
 
 fn save(eid: &EidPrefix, mark: Option<u64>, out: &mut Outputs) {
