@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod auth;
+mod backoff;
 pub mod machine;
 pub mod map_cache;
 pub mod map_server;

@@ -10,6 +10,7 @@ use codec::Instant;
 use super::config::{ProbingConfig, XtrConfig};
 use super::output::{Event, LocatorView, Outputs};
 use super::request::map_request;
+use crate::backoff::doubled;
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;
 use crate::rtt::RttEstimator;
@@ -62,7 +63,7 @@ impl Probed {
         self.flaps = if soon { self.flaps.saturating_add(1) } else { 0 };
         let hold = match self.flaps {
             0 => Duration::ZERO,
-            n => config.hold_down.saturating_mul(1 << (n - 1).min(16)).min(config.max_hold_down),
+            n => doubled(config.hold_down, n - 1, config.max_hold_down),
         };
         self.hold_until = now + hold;
         true

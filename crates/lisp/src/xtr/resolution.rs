@@ -8,6 +8,7 @@ use codec::Instant;
 use super::config::XtrConfig;
 use super::output::Outputs;
 use super::request::{map_request, send_to_resolver};
+use crate::backoff::{Attempts, Backoff};
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;
 use crate::rate::{RateLimit, RateLimiter};
@@ -16,6 +17,9 @@ use crate::wire::EidPrefix;
 
 /// RFC 9301 §5.3: at most one Map-Request per second for one prefix.
 const REQUEST_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(1) };
+/// Waits for an answer.
+const BACKOFF: Backoff =
+    Backoff { first: REQUEST_RATE.interval, longest: Duration::from_secs(8), at_same: 3 };
 /// Unanswered requests before a pause (RFC 9301 §5.3).
 const MAX_TRIES: u32 = 10;
 /// The pause.
@@ -40,7 +44,7 @@ pub(super) enum Reason {
 struct Pending {
     reason: Reason,
     nonces: VecDeque<u64>,
-    tries: u32,
+    attempts: Attempts,
     paused: bool,
 }
 
@@ -96,7 +100,8 @@ impl Resolver {
             Some(_) => return,
             None if full => return out.count(Counter::TableFull),
             None => {
-                let pending = Pending { reason, nonces: VecDeque::new(), tries: 0, paused: false };
+                let pending =
+                    Pending { reason, nonces: VecDeque::new(), attempts: Attempts::NONE, paused: false };
                 self.pending.insert(eid, pending);
             }
         }
@@ -118,8 +123,8 @@ impl Resolver {
         let Some(pending) = self.pending.get_mut(&eid) else { return };
         let nonce = random.next_u64();
         pending.nonces.push_back(nonce);
-        pending.tries += 1;
-        if pending.tries > 1 {
+        let wait = pending.attempts.next(&BACKOFF);
+        if pending.attempts.made() > 1 {
             self.attempt = self.attempt.wrapping_add(1);
         }
         self.asked.insert(nonce, eid);
@@ -129,7 +134,6 @@ impl Resolver {
         }
         let mut request = map_request(config, eid, nonce);
         request.smr_invoked = pending.reason == Reason::Smr;
-        let wait = REQUEST_RATE.interval * (1 << (pending.tries.saturating_sub(1) / 3).min(3));
         self.timers.set(eid, Some(now + wait));
         send_to_resolver(config, request, eid, self.attempt, out);
     }
@@ -169,11 +173,11 @@ impl Resolver {
                     continue;
                 }
                 pending.paused = false;
-                pending.tries = 0;
+                pending.attempts = Attempts::NONE;
                 self.send(now, eid, config, random, out);
                 return Some(Outcome::Resumed(eid));
             }
-            if pending.tries < MAX_TRIES {
+            if pending.attempts.made() < MAX_TRIES {
                 self.send(now, eid, config, random, out);
                 continue;
             }
