@@ -13,7 +13,7 @@ use lisp::map_server::{
 };
 use lisp::wire::{
     Action, Address, Authentication, EidPrefix, EidRecord, InstanceId, LocatorRecord, MapNotify, MapRegister,
-    MapReply, MapRequest, Message, RequestRecord, SiteId, XtrId, XtrIdentity,
+    MapReply, MapRequest, Message, SiteId, XtrId, XtrIdentity,
 };
 use proptest::prelude::*;
 
@@ -105,21 +105,10 @@ fn record(eid: EidPrefix, xtr: u8, ttl: u32) -> EidRecord {
 }
 
 fn request(eid: EidPrefix, nonce: u64, subscribe: bool) -> Message {
-    Message::MapRequest(MapRequest {
-        authoritative: false,
-        probe: false,
-        smr: false,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
-        no_map_reply: false,
-        nonce,
-        source_eid: Address::NoAddress,
-        itr_rlocs: vec![Address::Ip(rloc(9))],
-        records: vec![RequestRecord { subscribe, eid }],
-        map_reply: None,
-        xtr: subscribe.then(|| identity(9)),
-    })
+    let mut request = MapRequest::new(nonce, vec![Address::Ip(rloc(9))], eid);
+    request.records[0].subscribe = subscribe;
+    request.xtr = subscribe.then(|| identity(9));
+    Message::MapRequest(request)
 }
 
 struct Run {

@@ -13,7 +13,7 @@ use crate::nonce::NonceGenerator;
 use crate::prefix_map::PrefixMap;
 use crate::rate::RateLimiter;
 use crate::timers::Timers;
-use crate::wire::{Address, CONTROL_PORT, EidPrefix, InstanceId, MapRequest, Message, RequestRecord};
+use crate::wire::{Address, CONTROL_PORT, EidPrefix, InstanceId, MapRequest, Message};
 
 /// Time between two SMRs for the same change.
 const SMR_INTERVAL: Duration = Duration::from_secs(3);
@@ -144,23 +144,13 @@ impl Requesters {
 fn smr_for(eid: EidPrefix, rloc: IpAddr, listen: &[IpAddr], nonce: u64) -> Message {
     let same_family = listen.iter().find(|ip| ip.is_ipv4() == rloc.is_ipv4());
     let own = same_family.or_else(|| listen.first()).copied();
+    let itr_rlocs = Vec::from([own.map_or(Address::NoAddress, Address::Ip)]);
+    let host = EidPrefix { instance_id: eid.instance_id, prefix: IpPrefix::host(eid.prefix.address()) };
     Message::MapRequest(MapRequest {
-        authoritative: false,
-        probe: false,
         smr: true,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
         no_map_reply: true,
-        nonce,
         source_eid: eid_address(eid),
-        itr_rlocs: Vec::from([own.map_or(Address::NoAddress, Address::Ip)]),
-        records: Vec::from([RequestRecord {
-            subscribe: false,
-            eid: EidPrefix { instance_id: eid.instance_id, prefix: IpPrefix::host(eid.prefix.address()) },
-        }]),
-        map_reply: None,
-        xtr: None,
+        ..MapRequest::new(nonce, itr_rlocs, host)
     })
 }
 
