@@ -53,16 +53,7 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 fn record(eid: EidPrefix, ttl: u32, negative: bool) -> EidRecord {
-    let locator = LocatorRecord {
-        priority: 1,
-        weight: 100,
-        multicast_priority: 255,
-        multicast_weight: 0,
-        local: false,
-        probed: false,
-        reachable: true,
-        rloc: Address::Ip([192, 0, 2, 1].into()),
-    };
+    let locator = LocatorRecord::new(Address::Ip([192, 0, 2, 1].into()), 1, 100);
     let locators = if negative { vec![] } else { vec![locator] };
     EidRecord { ttl, action: Action::NativelyForward, authoritative: false, map_version: 0, eid, locators }
 }

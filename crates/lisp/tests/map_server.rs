@@ -84,16 +84,7 @@ fn config() -> MapServerConfig {
 }
 
 fn record(eid: EidPrefix, xtr: u8, ttl: u32) -> EidRecord {
-    let locator = LocatorRecord {
-        priority: 1,
-        weight: 100,
-        multicast_priority: 255,
-        multicast_weight: 0,
-        local: true,
-        probed: false,
-        reachable: true,
-        rloc: Address::Ip(rloc(xtr)),
-    };
+    let locator = LocatorRecord { local: true, ..LocatorRecord::new(Address::Ip(rloc(xtr)), 1, 100) };
     EidRecord {
         ttl,
         action: Action::NoAction,

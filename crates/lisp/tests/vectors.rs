@@ -32,16 +32,7 @@ fn eid(instance_id: u32, prefix: &str) -> EidPrefix {
 }
 
 fn locator(rloc: &str, weight: u8) -> LocatorRecord {
-    LocatorRecord {
-        priority: 1,
-        weight,
-        multicast_priority: 255,
-        multicast_weight: 0,
-        local: false,
-        probed: false,
-        reachable: true,
-        rloc: ip(rloc),
-    }
+    LocatorRecord::new(ip(rloc), 1, weight)
 }
 
 /// 10.1.0.0/24 over two locators, as most vectors have it.

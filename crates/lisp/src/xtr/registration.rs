@@ -271,14 +271,8 @@ impl Registrar {
 /// A local prefix as a record with all own locators.
 pub(super) fn record(local: &LocalEid, ttl: u32, rlocs: &[IpAddr]) -> EidRecord {
     let locator = |rloc: &IpAddr| LocatorRecord {
-        priority: local.priority,
-        weight: local.weight,
-        multicast_priority: 255,
-        multicast_weight: 0,
         local: true,
-        probed: false,
-        reachable: true,
-        rloc: Address::Ip(*rloc),
+        ..LocatorRecord::new(Address::Ip(*rloc), local.priority, local.weight)
     };
     EidRecord {
         ttl,
