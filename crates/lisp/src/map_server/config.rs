@@ -60,7 +60,7 @@ impl AllowedPrefix {
     /// Whether `eid` may be registered under this.
     #[must_use]
     pub fn allows(&self, eid: &EidPrefix) -> bool {
-        self.eid == *eid || self.more_specifics && covers(&self.eid, eid)
+        self.eid == *eid || self.more_specifics && self.eid.covers(eid)
     }
 }
 
@@ -119,9 +119,4 @@ impl Default for Limits {
             max_ttl: 1440,
         }
     }
-}
-
-/// Whether `outer` holds all of `inner` in the same instance.
-pub(crate) fn covers(outer: &EidPrefix, inner: &EidPrefix) -> bool {
-    outer.instance_id == inner.instance_id && outer.prefix.covers(&inner.prefix)
 }

@@ -185,7 +185,7 @@ impl Subscriptions {
             out.count(Counter::WrongEid);
             return Verdict::Ignore;
         };
-        if !notify.records.iter().all(|r| overlap(&eid, &r.eid)) {
+        if !notify.records.iter().all(|r| r.eid.overlaps(&eid)) {
             out.count(Counter::WrongEid);
             return Verdict::Ignore;
         }
@@ -263,7 +263,7 @@ impl Subscriptions {
     }
 
     fn related(&self, eid: &EidPrefix) -> Option<(EidPrefix, &Subscription)> {
-        self.table.iter().find(|(own, _)| overlap(own, eid)).map(|(own, s)| (*own, s))
+        self.table.iter().find(|(own, _)| own.overlaps(eid)).map(|(own, s)| (*own, s))
     }
 
     pub(super) fn views(&self) -> Vec<SubscriptionView> {
@@ -317,8 +317,4 @@ fn save(eid: &EidPrefix, mark: Option<u64>, out: &mut Outputs) {
 fn is_end(records: &[EidRecord]) -> bool {
     let end = |r: &EidRecord| r.locators.is_empty() && r.ttl != 0 && r.action == Action::DropAuthFailure;
     matches!(records, [record] if end(record))
-}
-
-fn overlap(a: &EidPrefix, b: &EidPrefix) -> bool {
-    a.instance_id == b.instance_id && (a.prefix.covers(&b.prefix) || b.prefix.covers(&a.prefix))
 }
