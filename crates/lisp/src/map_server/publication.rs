@@ -153,10 +153,9 @@ impl Publisher {
 
     /// Publishes what `eid` has become to everybody whom it concerns.
     pub(super) fn touch(&mut self, now: Instant, eid: EidPrefix, database: &Database, out: &mut Outputs) {
-        let covering = self.subscriptions.covering(eid);
-        let within = self.subscriptions.within(eid).filter(|(e, _)| *e != eid);
+        let overlapping = self.subscriptions.overlapping(eid);
         let concerned: Vec<(EidPrefix, XtrIdentity)> =
-            covering.chain(within).flat_map(|(e, all)| all.keys().map(move |id| (e, *id))).collect();
+            overlapping.flat_map(|(e, all)| all.keys().map(move |id| (e, *id))).collect();
         for (eid, identity) in concerned {
             self.publish(now, eid, identity, database, out, None);
         }
@@ -227,8 +226,8 @@ impl Publisher {
     /// Nonces are counted per subscription, so the records tell which one an acknowledgement is about.
     fn acknowledged_by(&self, identity: &XtrIdentity, ack: &MapNotify) -> Option<EidPrefix> {
         let first = ack.records.first()?.eid;
-        let related = self.subscriptions.covering(first).chain(self.subscriptions.within(first));
-        let own = related.filter_map(|(eid, all)| Some((eid, all.get(identity)?)));
+        let own =
+            self.subscriptions.overlapping(first).filter_map(|(eid, all)| Some((eid, all.get(identity)?)));
         own.filter(|(_, s)| s.sent(ack.nonce)).map(|(e, _)| e).next()
     }
 
@@ -242,7 +241,7 @@ impl Publisher {
         out: &mut Outputs,
     ) {
         if !self.publish(now, eid, identity, database, out, None) {
-            let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+            let rtt = self.rtt(&identity);
             let at = self.get(&eid, &identity).and_then(|s| s.retransmit_at(&rtt));
             self.timers.set((eid, identity), at);
         }
@@ -260,7 +259,7 @@ impl Publisher {
         nonce: Option<u64>,
     ) -> bool {
         let Some(key) = self.subscribers.get(&identity).map(|s| s.key.clone()) else { return true };
-        let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+        let rtt = self.rtt(&identity);
         let Some(all) = self.subscriptions.get_mut(&eid) else { return true };
         let Some(subscription) = all.get_mut(&identity).filter(|s| s.is_active()) else { return true };
         let records = subscription.pending(eid, &database.mappings(eid, Some(identity)));
@@ -308,7 +307,7 @@ impl Publisher {
             let at = self.pace.ready_at(now, identity).max(now);
             return self.timers.set((eid, identity), Some(at));
         }
-        let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+        let rtt = self.rtt(&identity);
         let Some(all) = self.subscriptions.get_mut(&eid) else { return };
         let Some(subscription) = all.get_mut(&identity) else { return };
         let Some(flight) = &mut subscription.in_flight else { return };
@@ -369,6 +368,10 @@ impl Publisher {
                 rtt: self.rtts.get(identity).and_then(RttEstimator::srtt),
             })
             .collect()
+    }
+
+    fn rtt(&self, identity: &XtrIdentity) -> RttEstimator {
+        self.rtts.get(identity).copied().unwrap_or_default()
     }
 
     fn get(&self, eid: &EidPrefix, identity: &XtrIdentity) -> Option<&Subscription> {

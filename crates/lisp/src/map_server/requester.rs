@@ -76,10 +76,9 @@ impl Requesters {
 
     /// Schedules SMRs to everybody who was told something that `eid` overlaps.
     pub(super) fn touch(&mut self, now: Instant, eid: EidPrefix) {
-        let covering = self.table.covering(eid);
-        let within = self.table.within(eid).filter(|(e, _)| *e != eid);
+        let overlapping = self.table.overlapping(eid);
         let told: Vec<(EidPrefix, IpAddr)> =
-            covering.chain(within).flat_map(|(e, all)| all.keys().map(move |rloc| (e, *rloc))).collect();
+            overlapping.flat_map(|(e, all)| all.keys().map(move |rloc| (e, *rloc))).collect();
         for (key, rloc) in told {
             let Some(requester) = self.table.get_mut(&key).and_then(|all| all.get_mut(&rloc)) else {
                 continue;
