@@ -339,6 +339,10 @@ proptest! {
             run.acknowledge();
             run.pass(Duration::from_millis(100));
         }
+        // A registration that ends during the last pass is published after the last acknowledgement.
+        for _ in 0..20 {
+            run.acknowledge();
+        }
         prop_assert!(run.server.subscriptions().iter().all(|s| !s.unacknowledged));
     }
 }
