@@ -201,11 +201,7 @@ fn a_forged_end_of_a_subscription_is_undone() {
 /// RFC 9301 §6.1: an SMR is not authenticated; all it can cause is one request in 3 s, and none for what is not used.
 #[test]
 fn a_flood_of_smrs_causes_one_request_in_three_seconds() {
-    let mut world = backbone(28);
-    let mut config = puller_config();
-    config.probing.interval = None;
-    world.start_xtr(GATEWAY, config);
-    world.run(secs(2));
+    let mut world = puller(28);
     world.command(GATEWAY, lisp::xtr::Command::Resolve { eid: service() });
     world.run(secs(2));
     let before = (state(&world), world.tap.len());

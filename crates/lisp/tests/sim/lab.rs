@@ -130,9 +130,24 @@ pub(crate) fn backbone(seed: u64) -> World {
 
 /// Everything, settled.
 pub(crate) fn settled(seed: u64) -> World {
+    settled_with(seed, gateway_config(11))
+}
+
+/// Everything, settled, with a gateway of another configuration.
+pub(crate) fn settled_with(seed: u64, config: XtrConfig) -> World {
     let mut world = backbone(seed);
-    world.start_xtr(GATEWAY, gateway_config(11));
+    world.start_xtr(GATEWAY, config);
     world.run(secs(5));
+    world
+}
+
+/// Everything, with a gateway that only asks and does not probe; it has not asked yet.
+pub(crate) fn puller(seed: u64) -> World {
+    let mut world = backbone(seed);
+    let mut config = puller_config();
+    config.probing.interval = None;
+    world.start_xtr(GATEWAY, config);
+    world.run(secs(2));
     world
 }
 

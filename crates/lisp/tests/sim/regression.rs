@@ -18,15 +18,6 @@ fn replies_to(world: &World, to: std::net::IpAddr) -> Vec<lisp::wire::MapReply> 
     decoded.filter_map(|m| if let Message::MapReply(r) = m { Some(r) } else { None }).collect()
 }
 
-fn puller(seed: u64) -> World {
-    let mut world = backbone(seed);
-    let mut config = puller_config();
-    config.probing.interval = None;
-    world.start_xtr(GATEWAY, config);
-    world.run(secs(2));
-    world
-}
-
 /// D7: an SMR whose request is never answered must not cost the mapping.
 #[test]
 fn d7_the_mapping_stays_while_nobody_answers() {
