@@ -87,7 +87,7 @@ pub struct Limits {
     pub map_notify: RateLimit,
     /// SMRs per destination; RFC 9301 §6.1 recommends one per 3 s.
     pub smr: RateLimit,
-    /// Peers whose rate is tracked.
+    /// Peers whose Map-Requests and Map-Replies are tracked; while that many are busy, others are refused.
     pub max_peers: usize,
     /// Registered (EID-prefix, xTR) pairs.
     pub max_registrations: usize,

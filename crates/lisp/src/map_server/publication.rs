@@ -67,7 +67,8 @@ impl Publisher {
             subscriptions: PrefixMap::new(),
             rtts: BTreeMap::new(),
             timers: Timers::default(),
-            pace: RateLimiter::new(limits.map_notify, limits.max_peers),
+            // Only who is configured is published to, so each has its place.
+            pace: RateLimiter::new(limits.map_notify, subscribers.len()),
             max_subscriptions: limits.max_subscriptions,
         }
     }
@@ -175,7 +176,7 @@ impl Publisher {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, database: &Database, out: &mut Outputs) {
-        while let Some((eid, identity)) = self.timers.pop_due(now) {
+        for (eid, identity) in self.timers.take_due(now) {
             if self.is_lost(now, &eid, &identity) {
                 self.lose(now, eid, identity, database, out);
             } else if !self.publish(now, eid, identity, database, out, None) {
@@ -276,9 +277,8 @@ impl Publisher {
                 return true;
             }
         }
-        if !self.pace.allow(now, identity) {
-            let at = self.pace.ready_at(now, identity).max(now);
-            self.timers.set((eid, identity), Some(at));
+        if let Err(at) = self.pace.take(now, identity) {
+            self.timers.set((eid, identity), at);
             return true;
         }
         let nonce = nonce.unwrap_or_else(|| {
@@ -303,9 +303,8 @@ impl Publisher {
     }
 
     fn retransmit(&mut self, now: Instant, eid: EidPrefix, identity: XtrIdentity, out: &mut Outputs) {
-        if !self.pace.allow(now, identity) {
-            let at = self.pace.ready_at(now, identity).max(now);
-            return self.timers.set((eid, identity), Some(at));
+        if let Err(at) = self.pace.take(now, identity) {
+            return self.timers.set((eid, identity), at);
         }
         let rtt = self.rtt(&identity);
         let Some(all) = self.subscriptions.get_mut(&eid) else { return };

@@ -49,7 +49,8 @@ impl Requesters {
         Self {
             table: PrefixMap::new(),
             timers: Timers::default(),
-            rate: RateLimiter::new(limits.smr, limits.max_peers),
+            // Those who wait for an SMR are in the table, so they do not compete for places with made-up peers.
+            rate: RateLimiter::new(limits.smr, limits.max_requesters),
             count: 0,
             max: limits.max_requesters,
             timeout: limits.requester_timeout,
@@ -103,7 +104,7 @@ impl Requesters {
         random: &mut NonceGenerator,
         out: &mut Outputs,
     ) {
-        while let Some((eid, rloc)) = self.timers.pop_due(now) {
+        for (eid, rloc) in self.timers.take_due(now) {
             let Some(requester) = self.table.get_mut(&eid).and_then(|all| all.get_mut(&rloc)) else {
                 continue;
             };
@@ -117,8 +118,8 @@ impl Requesters {
                 self.forget(&eid, rloc);
                 continue;
             }
-            if !self.rate.allow(now, rloc) {
-                let at = self.rate.ready_at(now, rloc);
+            if let Err(at) = self.rate.take(now, rloc) {
+                let at = at.map_or(expires_at, |at| at.min(expires_at));
                 self.timers.set((eid, rloc), Some(at));
                 continue;
             }

@@ -13,12 +13,14 @@ use super::request::map_request;
 use crate::backoff::doubled;
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;
-use crate::rtt::RttEstimator;
+use crate::rtt::{MIN_RTO, RttEstimator};
 use crate::timers::Timers;
 use crate::wire::{CONTROL_PORT, EidPrefix, MapReply, Message};
 
 /// Probes of one locator that may be unanswered at a time.
 const OUTSTANDING: usize = 16;
+/// Shortest time between two probes of a locator, whatever is configured: what an answer needs at least.
+const MIN_INTERVAL: Duration = MIN_RTO;
 
 #[derive(Clone, Debug)]
 struct Probed {
@@ -141,7 +143,8 @@ impl Prober {
     ) -> Vec<IpAddr> {
         let mut down = Vec::new();
         let Some(interval) = config.probing.interval else { return down };
-        while let Some(rloc) = self.timers.pop_due(now) {
+        let interval = interval.max(MIN_INTERVAL);
+        for rloc in self.timers.take_due(now) {
             let Some(probed) = self.locators.get_mut(&rloc) else { continue };
             let patience = interval.max(probed.rtt.rto());
             while probed.outstanding.front().is_some_and(|(_, at)| now.saturating_since(*at) >= patience) {

@@ -1,6 +1,7 @@
 //! Asking the mapping system (RFC 9301 §5.3): for a miss, before expiry, and after an SMR.
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use codec::Instant;
@@ -116,9 +117,8 @@ impl Resolver {
         random: &mut NonceGenerator,
         out: &mut Outputs,
     ) {
-        if !self.rate.allow(now, eid) {
-            let at = self.rate.ready_at(now, eid).max(now + Duration::from_millis(1));
-            return self.timers.set(eid, Some(at));
+        if let Err(at) = self.rate.take(now, eid) {
+            return self.timers.set(eid, at);
         }
         let Some(pending) = self.pending.get_mut(&eid) else { return };
         let nonce = random.next_u64();
@@ -157,15 +157,16 @@ impl Resolver {
         self.timers.first()
     }
 
-    /// Repeats the next question that is due; the caller deals with what comes back until there is nothing.
+    /// Repeats the questions that are due, and tells what became of them.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         config: &XtrConfig,
         random: &mut NonceGenerator,
         out: &mut Outputs,
-    ) -> Option<Outcome> {
-        while let Some(eid) = self.timers.pop_due(now) {
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for eid in self.timers.take_due(now) {
             let Some(pending) = self.pending.get_mut(&eid) else { continue };
             if pending.paused {
                 if pending.reason == Reason::Miss {
@@ -175,7 +176,8 @@ impl Resolver {
                 pending.paused = false;
                 pending.attempts = Attempts::NONE;
                 self.send(now, eid, config, random, out);
-                return Some(Outcome::Resumed(eid));
+                outcomes.push(Outcome::Resumed(eid));
+                continue;
             }
             if pending.attempts.made() < MAX_TRIES {
                 self.send(now, eid, config, random, out);
@@ -186,9 +188,9 @@ impl Resolver {
             self.timers.set(eid, Some(now + PAUSE));
             out.count(Counter::Unanswered);
             if miss {
-                return Some(Outcome::Unanswered(eid));
+                outcomes.push(Outcome::Unanswered(eid));
             }
         }
-        None
+        outcomes
     }
 }

@@ -150,19 +150,21 @@ impl Subscriptions {
         self.timers.first()
     }
 
-    /// Sends what is due; returns a subscription whose end was not confirmed but is not waited for any more.
+    /// Sends what is due; returns the subscriptions whose end was not confirmed but is not waited for any more.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         config: &XtrConfig,
         random: &mut NonceGenerator,
         out: &mut Outputs,
-    ) -> Option<EidPrefix> {
-        while let Some(eid) = self.timers.pop_due(now) {
+    ) -> Vec<EidPrefix> {
+        let mut ended = Vec::new();
+        for eid in self.timers.take_due(now) {
             let Some(subscription) = self.table.get_mut(&eid) else { continue };
             if subscription.leaving && subscription.attempts.made() >= MAX_UNSUBSCRIBES {
                 self.table.remove(&eid);
-                return Some(eid);
+                ended.push(eid);
+                continue;
             }
             if subscription.active && subscription.attempts.made() == SILENT_TRIES {
                 subscription.active = false;
@@ -172,7 +174,7 @@ impl Subscriptions {
             let wait = request(subscription, eid, config, random, out);
             self.timers.set(eid, Some(now + wait));
         }
-        None
+        ended
     }
 
     /// Judges a Map-Notify whose MAC is right.
@@ -239,9 +241,8 @@ impl Subscriptions {
             out.event(Event::NotSubscribed { eid });
         }
         // Ends that somebody forges may come at any rate.
-        let at = self.triggered.ready_at(now, eid);
-        self.triggered.allow(now, eid);
-        self.timers.set(eid, Some(at));
+        let refused = self.triggered.take(now, eid).err();
+        self.timers.set(eid, refused.unwrap_or(Some(now)));
         Verdict::Ignore
     }
 

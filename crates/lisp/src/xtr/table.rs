@@ -228,14 +228,14 @@ impl Xtr {
     }
 
     pub(super) fn wake_resolver(&mut self, now: Instant) {
-        loop {
-            match self.resolver.handle_timeout(now, &self.config, &mut self.random, &mut self.out) {
-                None => return,
-                Some(Outcome::Unanswered(eid)) => self.out.event(Event::Unresolved { eid }),
-                Some(Outcome::Resumed(eid)) if self.map_cache.covering(eid).is_none() => {
+        let outcomes = self.resolver.handle_timeout(now, &self.config, &mut self.random, &mut self.out);
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Unanswered(eid) => self.out.event(Event::Unresolved { eid }),
+                Outcome::Resumed(eid) if self.map_cache.covering(eid).is_none() => {
                     self.resolver.close(&eid);
                 }
-                Some(Outcome::Resumed(_)) => {}
+                Outcome::Resumed(_) => {}
             }
         }
     }

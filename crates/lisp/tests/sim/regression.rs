@@ -2,7 +2,7 @@
 
 use lisp::machine::Counter;
 use lisp::mapping::TableDelta;
-use lisp::wire::{Action, Message};
+use lisp::wire::{Action, Address, MapRequest, Message};
 use lisp::xtr::{self, XtrConfig};
 
 use crate::lab::*;
@@ -279,4 +279,58 @@ fn ipv6_eids_over_ipv4_locators() {
     world.command(GATEWAY, xtr::Command::Resolve { eid: eid("2001:db8:1::81/128") });
     world.run(secs(1));
     assert_eq!(world.gateways[&GATEWAY].table.len(), 2);
+}
+
+/// Anybody can ask in more names than the server tracks the rate of; that neither stops it nor costs anybody the SMR.
+#[test]
+fn more_requesters_than_tracked_peers_are_all_told() {
+    let mut world = World::new(44);
+    let mut config = server_config();
+    config.limits.max_peers = 4;
+    world.start_server(SERVER, config);
+    for n in 0..10 {
+        let from = std::net::SocketAddr::new(ip(10, 7, 0, n), 4342);
+        let request = MapRequest::new(7, vec![Address::Ip(from.ip())], service());
+        let bytes = Message::MapRequest(request).encode().unwrap();
+        world.inject(Datagram { from, to: std::net::SocketAddr::new(SERVER, 4342), bytes });
+        world.run(secs(1));
+    }
+    world.start_xtr(EDGES[0], edge_config(1));
+    world.run(secs(20));
+    let smrs = world.tap.iter().filter(|(_, d)| d.from.ip() == SERVER && d.bytes[0] >> 4 == 1);
+    let told: std::collections::BTreeSet<_> = smrs.map(|(_, d)| d.to.ip()).collect();
+    assert_eq!(told.len(), 10);
+}
+
+/// The subscribers are configured: made-up peers do not take their places, nor does their number.
+#[test]
+fn more_subscribers_than_tracked_peers_are_all_published_to() {
+    let mut world = World::new(45);
+    let mut config = server_config();
+    config.limits.max_peers = 1;
+    world.start_server(SERVER, config);
+    world.start_xtr(EDGES[0], edge_config(1));
+    for n in [11, 12] {
+        world.start_xtr(gateway_config(n).rlocs[0], gateway_config(n));
+        world.run(secs(5));
+    }
+    world.control(SERVER, weights(&[(1, 1, 5)]));
+    world.run(millis(20));
+    for n in [11, 12] {
+        assert_eq!(weights_of(&world, gateway_config(n).rlocs[0]), [5]);
+    }
+}
+
+#[test]
+fn a_server_that_may_not_publish_still_answers() {
+    let mut world = World::new(46);
+    let mut config = server_config();
+    config.limits.map_notify.burst = 0;
+    world.start_server(SERVER, config);
+    world.start_xtr(EDGES[0], edge_config(1));
+    world.start_xtr(GATEWAY, gateway_config(11));
+    world.run(secs(5));
+    world.command(GATEWAY, xtr::Command::Resolve { eid: service() });
+    world.run(secs(60));
+    assert_eq!(weights_of(&world, GATEWAY), [100]);
 }
