@@ -256,8 +256,12 @@ impl Subscriptions {
     ) -> Option<EidPrefix> {
         let asked = |s: &Subscription| (s.asked_from..=s.nonce.last()).contains(&nonce);
         let (&eid, subscription) = self.table.iter_mut().find(|(_, s)| asked(s))?;
-        (subscription.attempts, subscription.asked_from) = (Attempts::NONE, u64::MAX);
         subscription.active = false;
+        // Not authenticated, so no end; but the requests to end it go on as if there was no answer, and so do end.
+        if subscription.leaving {
+            return Some(eid);
+        }
+        (subscription.attempts, subscription.asked_from) = (Attempts::NONE, u64::MAX);
         out.event(Event::NotSubscribed { eid });
         self.timers.set(eid, Some(now + REFUSED_WAIT));
         Some(eid)

@@ -334,3 +334,18 @@ fn a_server_that_may_not_publish_still_answers() {
     world.run(secs(60));
     assert_eq!(weights_of(&world, GATEWAY), [100]);
 }
+
+/// A Map-Server that does not know the xTR answers its unsubscriptions with refusals, never with their end.
+#[test]
+fn a_refused_unsubscription_ends() {
+    let mut world = backbone(47);
+    world.start_xtr(GATEWAY, XtrConfig { identity: identity(99), ..gateway_config(11) });
+    world.run(secs(10));
+    let asked = world.tap.len();
+    world.command(GATEWAY, xtr::Command::Unsubscribe { eid: service() });
+    world.run(secs(60));
+    assert!(world.xtrs[&GATEWAY].subscriptions().is_empty());
+    world.run(secs(3600));
+    let sent = world.tap[asked..].iter().filter(|(_, d)| d.from.ip() == GATEWAY && d.to.ip() == SERVER);
+    assert_eq!(sent.count(), 5);
+}
