@@ -47,6 +47,27 @@ struct Pending {
     nonces: VecDeque<u64>,
     attempts: Attempts,
     paused: bool,
+    /// An SMR has cut a pause short, and none was kept since.
+    cut_short: bool,
+}
+
+impl Pending {
+    fn new(reason: Reason) -> Self {
+        let (nonces, attempts) = (VecDeque::new(), Attempts::NONE);
+        Self { reason, nonces, attempts, paused: false, cut_short: false }
+    }
+
+    /// An SMR says that there is something new, so it does not wait for the timer and has all attempts before it;
+    /// whether it may. SMRs are not authenticated: while they come, every other pause is kept, and what is asked about
+    /// because of one already is not asked more often for another.
+    fn begin_round_for_smr(&mut self) -> bool {
+        let may = if self.paused { !self.cut_short } else { self.reason != Reason::Smr };
+        if may {
+            self.cut_short |= self.paused;
+            (self.reason, self.attempts, self.paused) = (Reason::Smr, Attempts::NONE, false);
+        }
+        may
+    }
 }
 
 /// What became of a question that was due.
@@ -93,17 +114,14 @@ impl Resolver {
     ) {
         let full = self.pending.len() >= self.max_pending;
         match self.pending.get_mut(&eid) {
-            // A newer reason outlives a miss, and an SMR does not wait for the timer.
-            Some(pending) if reason == Reason::Smr && pending.reason != Reason::Smr => {
-                pending.reason = reason;
-                pending.paused = false;
+            Some(pending) => {
+                if reason != Reason::Smr || !pending.begin_round_for_smr() {
+                    return;
+                }
             }
-            Some(_) => return,
             None if full => return out.count(Counter::TableFull),
             None => {
-                let pending =
-                    Pending { reason, nonces: VecDeque::new(), attempts: Attempts::NONE, paused: false };
-                self.pending.insert(eid, pending);
+                self.pending.insert(eid, Pending::new(reason));
             }
         }
         self.send(now, eid, config, random, out);
@@ -173,8 +191,7 @@ impl Resolver {
                     self.close(&eid);
                     continue;
                 }
-                pending.paused = false;
-                pending.attempts = Attempts::NONE;
+                (pending.paused, pending.cut_short, pending.attempts) = (false, false, Attempts::NONE);
                 self.send(now, eid, config, random, out);
                 outcomes.push(Outcome::Resumed(eid));
                 continue;

@@ -349,3 +349,49 @@ fn a_refused_unsubscription_ends() {
     let sent = world.tap[asked..].iter().filter(|(_, d)| d.from.ip() == GATEWAY && d.to.ip() == SERVER);
     assert_eq!(sent.count(), 5);
 }
+
+/// Seconds at which the gateway asks about the service that it uses, while nobody can answer and SMRs come at some of
+/// them.
+fn asked_without_answer(seed: u64, until: u64, smrs: impl Fn(u64) -> bool) -> (World, Vec<u64>) {
+    let mut world = puller(seed);
+    world.command(GATEWAY, xtr::Command::Resolve { eid: service() });
+    world.run(secs(2));
+    world.unreachable.push(GATEWAY);
+    let start = world.now;
+    for second in 0..until {
+        world.command(GATEWAY, xtr::Command::Used { eid: service() });
+        if smrs(second) {
+            world.inject(smr(SERVER));
+            world.step();
+        }
+        world.run(secs(1));
+    }
+    let asked = world.tap.iter().filter(|(at, d)| d.from.ip() == GATEWAY && *at >= start);
+    let at = asked.map(|(at, _)| at.saturating_since(start).as_secs()).collect();
+    (world, at)
+}
+
+/// An SMR in the pause after ten requests is asked about like any other, not once with another pause behind it.
+#[test]
+fn an_smr_in_the_pause_begins_a_new_round() {
+    // The first of ten requests within 29 s is the refresh before the TTL of a minute ends.
+    let (mut world, asked) = asked_without_answer(48, 100, |second| second == 90);
+    assert!(asked.iter().all(|at| !(74..90).contains(at)), "a pause: {asked:?}");
+    let round: Vec<u64> = asked.into_iter().filter(|at| *at >= 90).collect();
+    assert_eq!(round, [90, 91, 92, 93, 95, 97, 99]);
+    world.unreachable.clear();
+    world.control(SERVER, weights(&[(1, 1, 9), (2, 1, 9), (3, 1, 9)]));
+    world.run(secs(10));
+    assert_eq!(weights_of(&world, GATEWAY), [9; 3]);
+}
+
+/// RFC 9301 §5.3: one request in a second at most, and pauses. SMRs can cut short every other one.
+#[test]
+fn a_flood_of_smrs_does_not_take_the_pauses_away() {
+    let (_, asked) = asked_without_answer(49, 900, |_| true);
+    let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| *gap >= 1));
+    let rounds = gaps.split(|gap| *gap >= 30);
+    let sizes: Vec<usize> = rounds.map(|gaps| gaps.len() + 1).collect();
+    assert!(sizes.len() >= 8 && sizes.iter().all(|size| *size <= 20), "{sizes:?} requests between pauses");
+}
