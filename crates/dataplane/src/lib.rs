@@ -1,6 +1,7 @@
 //! Loads, attaches and pins weir's eBPF programs and reconciles their maps with a desired table.
 
 pub mod attach;
+pub mod balancer;
 mod before;
 pub mod bpffs;
 pub mod buckets;
@@ -10,11 +11,13 @@ pub mod devices;
 mod eid;
 mod error;
 pub mod ethtool;
+pub mod host;
 pub mod maps;
 mod members;
 pub mod netlink;
 pub mod netns;
 pub mod object;
+pub mod packet;
 pub mod path;
 pub mod sysctl;
 pub mod table;
