@@ -74,10 +74,14 @@ pub struct VipValue {
     pub table: u32,
     /// Slots of its table; 0 if it has none.
     pub size: u32,
-    /// First chunk of the table that flows begun before a change keep to.
+    /// First chunk of the table that flows keep to which are older than the drain.
     pub previous_table: u32,
     /// Slots of the previous table; 0 when nothing is kept.
     pub previous_size: u32,
+    /// Number of the drain for which the previous table is kept, another one for every drain; 0 when nothing is kept.
+    pub drain: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// [`Self::generation`] once more, over the [`VipKey::digest`].
     pub generation_again: u32,
 }
@@ -183,6 +187,11 @@ pub struct BalancedFlowValue {
     pub backend: u32,
     /// [`BackendValue::serial`] when the flow was placed.
     pub serial: u32,
+    /// [`VipValue::drain`] when the flow was placed. Unless the VIP remembers all flows, the value means nothing after that
+    /// drain: the addresses and ports may have been used again since.
+    pub drain: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 /// Counted per CPU for each VIP and each backend; user space adds the CPUs up.
@@ -206,11 +215,11 @@ pub const fn slot(hash: u32, size: u32) -> u32 {
 
 crate::sizes! {
     VipKey = 24,
-    VipValue = 32,
+    VipValue = 40,
     BackendValue = 16,
     TunnelValue = 24,
     BalancerNodeValue = 16 + 16 * VTEPS,
-    BalancedFlowValue = 8,
+    BalancedFlowValue = 16,
     BalancedValue = 16,
 }
 

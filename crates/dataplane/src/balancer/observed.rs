@@ -184,7 +184,7 @@ impl Observed {
             // The VIP's own entry last: while it is not written, the drain counts as not ended.
             for (key, value) in of_fragments.filter(same).into_iter().chain(of_vip) {
                 generation = generation.wrapping_add(1);
-                let over = VipValue { previous_table: 0, previous_size: 0, ..value };
+                let over = VipValue { previous_table: 0, previous_size: 0, drain: 0, ..value };
                 writes.push(Write::Vip(key, over.stamped(&key, generation)));
             }
         }

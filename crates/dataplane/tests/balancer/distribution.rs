@@ -154,7 +154,9 @@ fn a_drain_moves_nobody() -> Result<()> {
     let drain = swapped(&kernel.state, &after);
     let (table, size) =
         kernel.state.vips.values().find(|vip| vip.id == VIP).map(|vip| (vip.table, vip.size)).unwrap();
-    kernel.install(drain.change(VIP, |vip| (vip.previous_table, vip.previous_size) = (table, size)))?;
+    kernel.install(
+        drain.change(VIP, |vip| (vip.previous_table, vip.previous_size, vip.drain) = (table, size, 1)),
+    )?;
     ensure!(places(&kernel, &old)? == places_before, "a known flow moved");
     for flow in flows(4, 2000) {
         let syn = kernel.run(&frame(&[], &flow.tcp(crate::frames::SYN)))?;

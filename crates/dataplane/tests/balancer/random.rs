@@ -17,7 +17,7 @@ use crate::frames::{
 };
 use crate::kernel::Kernel;
 use crate::model::{State, TCP, UDP};
-use crate::site::{Vip, backend_vtep, serial};
+use crate::site::{DRAIN, Vip, backend_vtep, serial};
 use dataplane::mapped;
 
 const SITES: usize = 80;
@@ -322,6 +322,7 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
         if swap && vip.size > 0 && vip.previous_size > 0 {
             std::mem::swap(&mut vip.table, &mut vip.previous_table);
             std::mem::swap(&mut vip.size, &mut vip.previous_size);
+            vip.drain += 1;
         }
         *vip = vip.stamped(key, vip.generation + 100);
     }
@@ -333,7 +334,8 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
     for flow in flows {
         if random.percent(10) {
             let backend = random.below(80) as u32;
-            let value = BalancedFlowValue { backend, serial: serial(backend) };
+            let drain = random.below(3) as u32 + DRAIN - 1;
+            let value = BalancedFlowValue { backend, serial: serial(backend), drain, pad: 0 };
             state.flows.insert(flow, value);
         }
     }

@@ -8,10 +8,10 @@ use bpf_abi::{BalancerReason, FlowKey};
 use super::{Case, refused, sent};
 use crate::frames::{ACK, FIN, Flow, Fragment, Ip, RST, SYN, flow, frame, icmp};
 use crate::model::{SCTP, State, TCP, UDP};
-use crate::site::{CURRENT, LOST, OTHER, PREVIOUS, VIP, Vip, addresses_key, flow_key, plain, site};
+use crate::site::{CURRENT, DRAIN, LOST, OTHER, PREVIOUS, VIP, Vip, addresses_key, flow_key, plain, site};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [matrix(), lost(), no_table(), reused(), mixtures(), by_addresses(), slots()].concat()
+    [matrix(), earlier(), lost(), no_table(), reused(), mixtures(), by_addresses(), slots()].concat()
 }
 
 /// A packet, and whether it is a first one.
@@ -75,8 +75,8 @@ fn cell(packet: &Sent, flow_table: bool, previous: Option<u32>, known: Option<u3
     }
     let name = format!("{}, flow table {flow_table}, previous {previous:?}, known {known:?}", packet.name);
     // Of three tables: is the flow looked up, is it found, and where does the rest go?
-    let moved = previous == Some(PREVIOUS);
-    let (reason, backend) = match (packet.first, known == Some(OTHER) && (flow_table || moved), moved) {
+    let (drains, moved) = (previous.is_some(), previous == Some(PREVIOUS));
+    let (reason, backend) = match (packet.first, known == Some(OTHER) && (flow_table || drains), moved) {
         (false, true, _) => (ForwardedFlow, OTHER),
         (false, false, true) => (ForwardedPrevious, PREVIOUS),
         _ => (Forwarded, CURRENT),
@@ -85,10 +85,38 @@ fn cell(packet: &Sent, flow_table: bool, previous: Option<u32>, known: Option<u3
     let remembered = match reason {
         ForwardedFlow => false,
         ForwardedPrevious => flow_table,
-        _ => flow_table || moved && packet.first,
+        _ => flow_table || drains && packet.first,
     };
     assert!([TCP, UDP, SCTP].contains(&packet.protocol));
     if remembered { case.remembers(packet.key, backend) } else { case }
+}
+
+/// What was remembered in an earlier drain may be of other connections with the same addresses and ports.
+fn earlier() -> Vec<Case> {
+    let key = flow_key(&flow(false), TCP, NONE);
+    let ack = frame(&[], &flow(false).tcp(ACK));
+    let syn = frame(&[], &flow(false).tcp(SYN));
+    let since = |state: State, drain: u32| state.remembers_since(key, OTHER, drain);
+    let drains = || plain().previous(PREVIOUS);
+    let unmoved = || plain().previous(CURRENT);
+    let keeps = || drains().flow_table();
+    vec![
+        sent("remembered in this drain", &since(drains(), DRAIN), ack.clone(), ForwardedFlow, OTHER),
+        sent(
+            "remembered in this drain, unmoved",
+            &since(unmoved(), DRAIN),
+            ack.clone(),
+            ForwardedFlow,
+            OTHER,
+        ),
+        sent("remembered before", &since(drains(), DRAIN - 1), ack.clone(), ForwardedPrevious, PREVIOUS),
+        sent("remembered before, unmoved", &since(unmoved(), DRAIN - 1), ack.clone(), Forwarded, CURRENT),
+        sent("remembered without a drain", &since(drains(), 0), ack.clone(), ForwardedPrevious, PREVIOUS),
+        sent("remembered before, flow table", &since(keeps(), DRAIN - 1), ack.clone(), ForwardedFlow, OTHER),
+        sent("remembered, the drain is over", &since(plain(), DRAIN), ack, Forwarded, CURRENT),
+        sent("begun anew in this drain", &since(unmoved(), DRAIN), syn, Forwarded, CURRENT)
+            .remembers(key, CURRENT),
+    ]
 }
 
 /// Backends that may not be sent to.

@@ -96,7 +96,8 @@ impl Case {
         let value = |backend: u32| {
             let known = self.site.backends.get(&backend);
             let serial = known.map_or_else(|| serial(backend), |known| known.serial);
-            BalancedFlowValue { backend, serial }
+            let drain = self.site.vips.values().find(|vip| vip.id == self.vip).map_or(0, |vip| vip.drain);
+            BalancedFlowValue { backend, serial, drain, pad: 0 }
         };
         Expected {
             reason: self.reason,
