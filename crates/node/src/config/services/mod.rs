@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use balance::maglev::TableSize;
 use bpf_abi::balancer::{BACKENDS, VIPS};
-use dataplane::balancer::{HashBy, Protocol, Segment, VipId};
+use dataplane::balancer::{HashBy, Protocol, Segment, SegmentError, VipId};
 
 pub use self::raw::WhenAllFail;
 use super::checks::Checks;
@@ -234,7 +234,7 @@ impl Checks {
         let name = self.name(&below(path, "name"), vip.name);
         let address = self.unicast(&below(path, "address"), &vip.address);
         let port = self.port(&below(path, "port"), vip.port, "the port that clients send to");
-        let segment = self.segment(&below(path, "segment"), &vip.segment);
+        let segment = self.vip_segment(&below(path, "segment"), &vip.segment, vteps);
         let table_size = vip.table_size.map(|slots| self.table_size(&below(path, "table_size"), slots));
         let drain = self.duration(&below(path, "drain"), &vip.drain, Duration::ZERO..=HOUR);
         let health = vip.health.map(|health| self.health(&below(path, "health"), health, vip.port));
@@ -276,11 +276,23 @@ impl Checks {
     }
 
     fn segment(&mut self, path: &str, text: &str) -> Option<Segment> {
-        self.parse(
-            path,
-            text,
-            "a segment: none, 802.1q:VID, 802.1ad:VID, 802.1ad:VID.VID, vxlan:VNI or geneve:VNI",
-        )
+        match text.parse() {
+            Ok(segment) => Some(segment),
+            Err(error) => {
+                self.problem(path, SegmentError::to_string(&error));
+                None
+            }
+        }
+    }
+
+    fn vip_segment(&mut self, path: &str, text: &str, vteps: Option<&[IpAddr]>) -> Option<Segment> {
+        let segment = self.segment(path, text)?;
+        if segment.kind().is_tunnel() && vteps.is_some_and(<[IpAddr]>::is_empty) {
+            let message =
+                format!("{segment} needs a tunnel endpoint of this node; name it in balancer.vteps");
+            self.problem(path, message);
+        }
+        Some(segment)
     }
 
     fn table_size(&mut self, path: &str, slots: u32) -> Option<TableSize> {
@@ -404,7 +416,7 @@ impl Checks {
     fn backend_segment(&mut self, path: &str, text: &str, of_vip: Option<Segment>) -> Option<Segment> {
         let segment = self.segment(path, text)?;
         let of_vip = of_vip?;
-        if tags(segment) != tags(of_vip) {
+        if segment.kind() != of_vip.kind() {
             self.problem(path, format!("{segment} is not of the same kind as the VIP's, {of_vip}"));
             return None;
         }
@@ -421,7 +433,7 @@ impl Checks {
         vteps: Option<&[IpAddr]>,
     ) {
         let at = below(path, "vtep");
-        match (is_tunnel(segment), vtep) {
+        match (segment.kind().is_tunnel(), vtep) {
             (false, None) => {}
             (false, Some(_)) => {
                 self.problem(&at, format!("has no meaning with segment = \"{segment}\"; remove it"));
@@ -448,7 +460,6 @@ impl Checks {
         let mut names = BTreeMap::new();
         let mut ids = BTreeMap::new();
         let mut fragments = BTreeMap::new();
-        let mut echoes = BTreeMap::new();
         for (path, vip) in vips {
             if names.insert(&vip.name, ()).is_some() {
                 self.problem(&below(path, "name"), format!("there is another VIP `{}`", vip.name));
@@ -464,11 +475,6 @@ impl Checks {
                     format!("fragments for {address} go to VIP `{first}`, which hashes addresses too");
                 self.problem(&below(path, "hash"), message + "; write \"5-tuple\"");
             }
-            let (first, echo) = *echoes.entry((address, segment)).or_insert((&vip.name, vip.echo));
-            if echo != vip.echo {
-                let message = format!("VIP `{first}` of the same address has echo = {echo}; they must agree");
-                self.problem(&below(path, "echo"), message);
-            }
         }
         self.limits(whole, vips);
     }
@@ -482,18 +488,6 @@ impl Checks {
             self.problem(whole, format!("{backends} backends; at most {MAX_BACKENDS} are supported"));
         }
     }
-}
-
-/// What has to be alike: the kind, and for 802.1ad whether there is an inner tag.
-fn tags(segment: Segment) -> (u32, bool) {
-    use bpf_abi::balancer::segment::{DOT1AD, KIND};
-    let kind = segment.value() & KIND;
-    (kind, kind == DOT1AD && segment.value() & 0xfff != 0)
-}
-
-fn is_tunnel(segment: Segment) -> bool {
-    use bpf_abi::balancer::segment::{GENEVE, KIND, VXLAN};
-    matches!(segment.value() & KIND, VXLAN | GENEVE)
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ section! {
         table_size: Option<u32> = None,
         /// For so long after a change flows that were there before it keep their backend, `0s` to `1h`.
         drain: String = "60s".into(),
-        /// Answer ICMP echo requests to the address. The same for all VIPs of one address.
+        /// Answer ICMP echo requests to the address; of several VIPs with it, one that says so is enough.
         echo: bool = true,
         /// `keep` or `drop`.
         when_all_fail: WhenAllFail = WhenAllFail::Keep,
