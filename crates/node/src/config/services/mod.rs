@@ -238,6 +238,12 @@ impl Checks {
         let table_size = vip.table_size.map(|slots| self.table_size(&below(path, "table_size"), slots));
         let drain = self.duration(&below(path, "drain"), &vip.drain, Duration::ZERO..=HOUR);
         let health = vip.health.map(|health| self.health(&below(path, "health"), health, vip.port));
+        if let (Some(Some(Some(HealthCheck { check: Check::Arp, .. }))), Some(segment)) = (&health, segment)
+            && segment.kind().is_tunnel()
+        {
+            let message = format!("arp does not reach into {segment}; write tcp, http, icmp or none");
+            self.problem(&below(path, "health.kind"), message);
+        }
         let backends_path = below(path, "backends");
         let backends =
             self.each(&backends_path, vip.backends, |c, path, b| c.backend(path, b, segment, vteps));

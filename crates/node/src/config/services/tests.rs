@@ -113,6 +113,12 @@ fn refusals() {
         ("vtep = \"10.9.0.1\"", "", "vips[2].backends[0].vtep", "required with segment = \"vxlan:5000\""),
         ("mac = \"02:00:00:00:00:0d\"", "", "vips[2].backends[0].mac", "required behind a tunnel"),
         ("\"10.9.0.1\"", "\"2001:db8::1\"", "vips[2].backends[0].vtep", "balancer.vteps has no address"),
+        (
+            "segment = \"vxlan:5000\"",
+            "segment = \"vxlan:5000\"\n[vips.health]\nkind = \"arp\"",
+            "vips[2].health.kind",
+            "arp does not reach into vxlan:5000",
+        ),
         ("weight = 0", "vtep = \"10.9.0.1\"", "vips[0].backends[1].vtep", "no meaning with segment"),
     ];
     for (from, to, path, words) in cases {

@@ -1,0 +1,4 @@
+//! The site balancer.
+
+mod core;
+mod desired;
