@@ -30,7 +30,7 @@ pub(super) struct Stored {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
     /// These VIPs and no others.
-    ReplaceAll(Vec<raw::Vip>),
+    ReplaceAll(raw::Services),
     /// A VIP that must not be there.
     CreateVip(raw::Vip),
     /// A VIP, whether it is there or not.
@@ -145,7 +145,7 @@ impl Desired {
         vteps: &[IpAddr],
     ) -> Result<(Self, Outcome), Refusal> {
         match change {
-            Change::ReplaceAll(vips) => self.replace_all(vips, expected, vteps),
+            Change::ReplaceAll(services) => self.replace_all(services, expected, vteps),
             Change::CreateVip(vip) if self.vips.contains_key(&vip.name) => {
                 Err(Refusal::Exists { what: format!("VIP `{}`", vip.name) })
             }
@@ -177,11 +177,14 @@ impl Desired {
     /// VIPs that stay as they are keep their generation.
     fn replace_all(
         &self,
-        vips: Vec<raw::Vip>,
+        services: raw::Services,
         expected: Option<u64>,
         vteps: &[IpAddr],
     ) -> Result<(Self, Outcome), Refusal> {
-        fresh("the list of VIPs", expected, self.generation)?;
+        for given in [expected, services.generation] {
+            fresh("the list of VIPs", given, self.generation)?;
+        }
+        let vips = services.vips;
         for vip in &vips {
             let current = self.vips.get(&vip.name).map_or(0, |stored| stored.generation);
             fresh(&format!("VIP `{}`", vip.name), vip.generation, current)?;
@@ -334,6 +337,10 @@ mod tests {
         raw::Backend { name: name.into(), address: address.into(), ..raw::Backend::default() }
     }
 
+    fn all(vips: Vec<raw::Vip>) -> Change {
+        Change::ReplaceAll(raw::Services { generation: None, vips })
+    }
+
     fn start() -> Desired {
         Desired::new(services::check(vec![vip("web", 80), vip("api", 81)], None).unwrap())
     }
@@ -374,7 +381,7 @@ mod tests {
             Change::DeleteVip("web".into()),
             Change::PutBackend("web".into(), "a".into(), backend("a", "10.0.0.9")),
             Change::DeleteBackend("web".into(), "a".into()),
-            Change::ReplaceAll(Vec::new()),
+            Change::ReplaceAll(raw::Services::default()),
         ] {
             let refusal = next.after(change.clone(), Some(1), &[]).unwrap_err();
             assert!(
@@ -430,15 +437,15 @@ mod tests {
         let double = Change::CreateBackend("web".into(), backend("b", "10.0.0.1"));
         assert_eq!(refused(double), [""]);
         assert_eq!(refused(Change::CreateVip(vip("new", 80))), ["address"]);
-        assert_eq!(refused(Change::ReplaceAll(vec![vip("a", 1), vip("a", 0)])), ["vips[1].port"]);
+        assert_eq!(refused(all(vec![vip("a", 1), vip("a", 0)])), ["vips[1].port"]);
     }
 
     #[test]
     fn replacing_all_keeps_what_stays() {
-        let (next, outcome) = after(&start(), Change::ReplaceAll(vec![vip("web", 80), vip("api", 82)]));
+        let (next, outcome) = after(&start(), all(vec![vip("web", 80), vip("api", 82)]));
         assert_eq!(outcome, Outcome::Replaced);
         assert_eq!((next.vip("web").unwrap().generation, next.vip("api").unwrap().generation), (1, 2));
-        let (same, outcome) = after(&next, Change::ReplaceAll(next.written().vips));
+        let (same, outcome) = after(&next, Change::ReplaceAll(next.written()));
         assert_eq!((same, outcome), (next, Outcome::Unchanged));
     }
 }

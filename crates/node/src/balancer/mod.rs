@@ -1,4 +1,11 @@
 //! The site balancer.
 
+mod api;
+pub mod body;
 mod core;
+mod datapath;
 mod desired;
+mod metrics;
+mod saved;
+mod shared;
+mod shell;

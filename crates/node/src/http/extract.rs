@@ -25,7 +25,8 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
         if !is_json(request.headers()) {
             return Err(ApiError::UnsupportedMediaType);
         }
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection, LIMIT))?;
+        let body =
+            Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection, LIMIT))?;
         let mut json = serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
         json.end().map_err(|error| ApiError::InvalidBody { message: error.to_string() })?;
