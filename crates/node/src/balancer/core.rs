@@ -35,8 +35,10 @@ pub(super) struct BackendKey {
 pub(super) struct Target {
     /// Where it is; none for tunnel endpoints.
     pub(super) segment: Segment,
-    /// Its address. That of a tunnel endpoint may be behind a router, whose link-layer address is meant then.
+    /// Its address.
     pub(super) address: IpAddr,
+    /// It may be behind a router, whose link-layer address is meant then: a tunnel endpoint.
+    pub(super) routed: bool,
 }
 
 /// What checks say of a backend.
@@ -215,20 +217,30 @@ impl Core {
         self.changed();
     }
 
-    /// Checks have come to a verdict about a backend, or to another one; `said` is what the last of them said.
-    pub(super) fn handle_health(&mut self, now: Instant, key: &BackendKey, health: Health, said: &str) {
-        let Some(state) = self.backends.get_mut(key) else { return };
-        said.clone_into(&mut state.said);
+    /// Checks have come to a verdict about a backend, or to another one; `said` is what the last of them said. Returns
+    /// whether that is news.
+    pub(super) fn handle_health(
+        &mut self,
+        now: Instant,
+        key: &BackendKey,
+        health: Health,
+        said: &str,
+    ) -> bool {
+        let Some(state) = self.backends.get_mut(key) else { return false };
+        if !said.is_empty() {
+            said.clone_into(&mut state.said);
+        }
         if state.health == health {
-            return;
+            return false;
         }
         let failed_before = self.failing(&key.vip);
-        let Some(state) = self.backends.get_mut(key) else { return };
+        let Some(state) = self.backends.get_mut(key) else { return false };
         (state.health, state.since) = (health, now);
         if !failed_before && self.failing(&key.vip) {
             *self.all_fail.entry(key.vip.clone()).or_default() += 1;
         }
         self.changed();
+        true
     }
 
     /// A link-layer address was resolved. One that can no longer be resolved stands: whether its backend works is for
@@ -439,8 +451,8 @@ fn key(vip: &Vip, backend: &Backend) -> BackendKey {
 /// Whom to ask for the link-layer address that is not configured.
 fn target(backend: &Backend) -> Option<Target> {
     match (backend.vtep, backend.mac) {
-        (Some(vtep), _) => Some(Target { segment: Segment::NONE, address: vtep }),
-        (None, None) => Some(Target { segment: backend.segment, address: backend.address }),
+        (Some(vtep), _) => Some(Target { segment: Segment::NONE, address: vtep, routed: true }),
+        (None, None) => Some(Target { segment: backend.segment, address: backend.address, routed: false }),
         (None, Some(_)) => None,
     }
 }

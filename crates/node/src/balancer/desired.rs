@@ -119,6 +119,12 @@ impl Desired {
         self.vips.values().map(|stored| Arc::clone(&stored.vip)).collect()
     }
 
+    /// Whether both want the same, whenever it was changed.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let vips = |of: &Self| of.list();
+        vips(self) == vips(other)
+    }
+
     /// A VIP.
     ///
     /// # Errors

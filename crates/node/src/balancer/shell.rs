@@ -270,10 +270,11 @@ impl Shell {
     fn event(&mut self, event: Event) {
         match event {
             Event::Health { key, health, said } => {
-                let up = health == Health::Up;
-                tracing::info!(vip = key.vip, backend = key.backend, up, said, "health changed");
-                self.metrics.health_changed(up);
-                self.core.handle_health(self.clock.now(), &key, health, &said);
+                if self.core.handle_health(self.clock.now(), &key, health, &said) {
+                    let up = health == Health::Up;
+                    tracing::info!(vip = key.vip, backend = key.backend, up, said, "health changed");
+                    self.metrics.health_changed(up);
+                }
             }
             Event::Neighbour { target, mac } => self.core.handle_neighbour(target, mac),
         }

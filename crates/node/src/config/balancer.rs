@@ -27,14 +27,14 @@ pub struct Balancer {
     /// Octets of all tables together.
     pub table_memory: u64,
     /// VIPs to start with.
-    pub services: Option<Services>,
+    pub services: Option<ServicesFile>,
     /// Forget what the API stored and start with the file; a command line says so.
     pub reset_from_file: bool,
 }
 
 /// The file that `balancer.services` names.
 #[derive(Clone, Debug)]
-pub struct Services {
+pub struct ServicesFile {
     /// Where it is.
     pub file: PathBuf,
     /// What is in it.
@@ -79,10 +79,10 @@ impl Checks {
         Some(value)
     }
 
-    fn services_file(&mut self, text: &str, vteps: Option<&[IpAddr]>) -> Option<Services> {
+    fn services_file(&mut self, text: &str, vteps: Option<&[IpAddr]>) -> Option<ServicesFile> {
         let file = self.path("balancer.services", text)?;
         match services::load(&file, vteps) {
-            Ok(vips) => Some(Services { file, vips }),
+            Ok(vips) => Some(ServicesFile { file, vips }),
             Err(error) => {
                 self.of_file(&file, error.problems);
                 None

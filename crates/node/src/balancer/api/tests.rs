@@ -364,3 +364,16 @@ async fn flows_are_explained() {
     explain("/v1/explain?source=192.0.2.1:1").await.is(400);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_described_is_there() {
+    let node = Node::start().await;
+    for (method, path) in crate::balancer::openapi::operations() {
+        let path = path.replace("{vip}", "web").replace("{backend}", "a");
+        let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+        let body = (method != Method::GET && method != Method::DELETE).then(|| json!([]));
+        let answer = node.ask(method.clone(), &format!("{path}?dry_run=true"), body).await;
+        assert!(![404, 405, 500].contains(&answer.status.as_u16()), "{method} {path}: {answer:?}");
+    }
+    node.stop().await;
+}

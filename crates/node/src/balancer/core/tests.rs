@@ -37,7 +37,7 @@ fn backend(name: &str) -> BackendKey {
 }
 
 fn target_b() -> Target {
-    Target { segment: Segment::NONE, address: "10.0.0.2".parse().unwrap() }
+    Target { segment: Segment::NONE, address: "10.0.0.2".parse().unwrap(), routed: false }
 }
 
 /// Name, weight, usable of every backend of the first VIP, if something is to be applied; the kernel takes it.
@@ -218,7 +218,7 @@ fn behind_a_tunnel_the_way_to_its_end_is_resolved() {
             "address = \"10.0.0.2\"\nmac = \"02:00:00:00:00:02\"\nvtep = \"10.9.0.1\"",
         );
     let mut core = fresh(&text);
-    let vtep = Target { segment: Segment::NONE, address: "10.9.0.1".parse().unwrap() };
+    let vtep = Target { segment: Segment::NONE, address: "10.9.0.1".parse().unwrap(), routed: true };
     assert_eq!(core.targets().into_iter().collect::<Vec<_>>(), [vtep]);
     core.handle_health(at(1), &backend("a"), Health::Up, "");
     applied(&mut core, at(1));

@@ -17,6 +17,7 @@ use dataplane::balancer::{HashBy, Protocol, Segment, SegmentError, VipId};
 pub use self::raw::WhenAllFail;
 use super::checks::Checks;
 use super::{ConfigError, Problem, read, transpose};
+pub use crate::balancer::health::StatusRange;
 
 /// An address and port that clients send to.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +92,10 @@ pub enum Check {
         port: u16,
         /// For this path.
         path: String,
+        /// In the name of this host, of its own address without.
+        host: Option<String>,
+        /// With one of these statuses; 200 to 399 if empty.
+        status: Vec<StatusRange>,
     },
     /// To answer an ICMP echo request.
     Icmp,
@@ -339,8 +344,13 @@ impl Checks {
         if health.port.is_some() && !by_port {
             self.problem(&below(path, "port"), format!("has no meaning with kind = \"{kind}\"; remove it"));
         }
-        if health.path.is_some() && kind != raw::CheckKind::Http {
-            self.problem(&below(path, "path"), format!("has no meaning with kind = \"{kind}\"; remove it"));
+        let of_http = [
+            ("path", health.path.is_some()),
+            ("host", health.host.is_some()),
+            ("status", !health.status.is_empty()),
+        ];
+        for (key, _) in of_http.iter().filter(|(_, given)| *given && kind != raw::CheckKind::Http) {
+            self.problem(&below(path, key), format!("has no meaning with kind = \"{kind}\"; remove it"));
         }
         let port = match health.port {
             Some(port) if by_port => self.port(&below(path, "port"), port, "the port that is asked")?,
@@ -349,19 +359,29 @@ impl Checks {
         Some(match kind {
             raw::CheckKind::None => None,
             raw::CheckKind::Tcp => Some(Check::Tcp { port }),
-            raw::CheckKind::Http => {
-                let asked = health.path.unwrap_or_else(|| "/".to_owned());
-                let target = asked.starts_with('/') && asked.bytes().all(|b| b.is_ascii_graphic());
-                if !target {
-                    let message = format!("`{asked}` is not a path: visible ASCII that begins with /");
-                    self.problem(&below(path, "path"), message);
-                    return None;
-                }
-                Some(Check::Http { port, path: asked })
-            }
+            raw::CheckKind::Http => Some(self.http_check(path, health, port)?),
             raw::CheckKind::Icmp => Some(Check::Icmp),
             raw::CheckKind::Arp => Some(Check::Arp),
         })
+    }
+
+    fn http_check(&mut self, at: &str, health: raw::Health, port: u16) -> Option<Check> {
+        let path = health.path.unwrap_or_else(|| "/".to_owned());
+        let visible = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        let mut right = true;
+        if !path.starts_with('/') || !visible(&path) {
+            let message = format!("`{path}` is not a path: visible ASCII that begins with /");
+            self.problem(&below(at, "path"), message);
+            right = false;
+        }
+        if let Some(host) = health.host.as_deref().filter(|host| !visible(host)) {
+            self.problem(&below(at, "host"), format!("`{host}` is not a host, e.g. www.example.net"));
+            right = false;
+        }
+        let status = self.each(&below(at, "status"), health.status, |c, path, text| {
+            c.parse(path, &text, "a status or a range of them, e.g. 200 or 200-399")
+        });
+        right.then_some(Check::Http { port, path, host: health.host, status: status? })
     }
 
     fn backend(

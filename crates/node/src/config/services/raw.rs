@@ -120,6 +120,10 @@ section! {
         port: Option<u16> = None,
         /// What is asked for, for `http`; `/` if left out.
         path: Option<String> = None,
+        /// `Host` header, for `http`; address and port of the backend if left out.
+        host: Option<String> = None,
+        /// Statuses that count as success, for `http`, e.g. `["200-299", "401"]`; 200 to 399 if left out.
+        status: Vec<String> = Vec::new(),
         /// Time between two checks, `100ms` to `1h`.
         interval: String = "2s".into(),
         /// An answer must come within, not longer than `interval`.

@@ -11,6 +11,8 @@ drain = "5m"
 [vips.health]
 kind = "http"
 path = "/healthz"
+host = "example.net"
+status = ["200-299"]
 [[vips.backends]]
 name = "web1"
 address = "10.0.0.11"
@@ -48,7 +50,8 @@ fn a_document_is_read() {
     assert_eq!(web.table_size.map(TableSize::get), Some(65_521));
     assert_eq!(web.drain, Duration::from_secs(300));
     let health = web.health.clone().unwrap();
-    assert_eq!(health.check, Check::Http { port: 80, path: "/healthz".into() });
+    let (path, status) = ("/healthz".to_owned(), vec!["200-299".parse().unwrap()]);
+    assert_eq!(health.check, Check::Http { port: 80, path, host: Some("example.net".into()), status });
     assert_eq!((health.rise, health.fall, health.interval), (2, 3, Duration::from_secs(2)));
     assert_eq!(web.backends[0].mac, Some([2, 0, 0, 0, 0, 11]));
     assert_eq!(web.backends[0].segment, web.id.segment);
@@ -88,6 +91,8 @@ fn refusals() {
         ("\"5m\"", "\"61m\"", "vips[0].drain", "out of range: 0s to 1h"),
         ("\"/healthz\"", "\"healthz\"", "vips[0].health.path", "not a path"),
         ("kind = \"http\"", "kind = \"tcp\"", "vips[0].health.path", "no meaning with kind = \"tcp\""),
+        ("\"200-299\"", "\"299-200\"", "vips[0].health.status[0]", "not a status or a range"),
+        ("\"example.net\"", "\"a b\"", "vips[0].health.host", "not a host"),
         (
             "kind = \"http\"\npath = \"/healthz\"",
             "kind = \"icmp\"\nport = 7",
