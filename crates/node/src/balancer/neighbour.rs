@@ -9,7 +9,8 @@ mod resolver;
 use std::fmt;
 use std::net::IpAddr;
 
-use codec::neighbour::Vlan;
+use codec::neighbour::{Vlan, VlanId};
+use dataplane::balancer::{Segment, SegmentKind};
 
 pub use asking::{Asker, Neighbours};
 pub use resolver::{Change, Counters, Neighbour, Output, Resolver, Sender, State};
@@ -37,18 +38,19 @@ impl fmt::Display for Target {
     }
 }
 
-/// The tags of a segment as [`bpf_abi::balancer::segment`] writes it; `None` for tunnels and VLAN ids that are not.
+/// The tags of a segment; `None` for tunnels.
 #[must_use]
-pub fn vlan_of(segment: u32) -> Option<Vlan> {
-    use bpf_abi::balancer::segment::{DOT1AD, DOT1Q, KIND, NONE};
-    use codec::neighbour::VlanId;
-    let id = |shift: u32| u16::try_from(segment >> shift & 0xfff).ok().and_then(VlanId::new);
-    match segment & KIND {
-        NONE if segment == NONE => Some(Vlan::None),
-        DOT1Q if segment >> 12 & 0xfff == 0 => id(0).map(Vlan::Dot1q),
-        DOT1AD if segment & 0xfff == 0 => id(12).map(|service| Vlan::Dot1ad(service, None)),
-        DOT1AD => id(12).zip(id(0)).map(|(service, customer)| Vlan::Dot1ad(service, Some(customer))),
-        _ => None,
+pub fn vlan_of(segment: Segment) -> Option<Vlan> {
+    let id = |id: u32| u16::try_from(id).ok().and_then(VlanId::new);
+    let value = segment.id();
+    match segment.kind() {
+        SegmentKind::None => Some(Vlan::None),
+        SegmentKind::Dot1q => id(value).map(Vlan::Dot1q),
+        SegmentKind::Dot1ad => id(value).map(|service| Vlan::Dot1ad(service, None)),
+        SegmentKind::DoubleTagged => id(value >> 12)
+            .zip(id(value & 0xfff))
+            .map(|(service, customer)| Vlan::Dot1ad(service, Some(customer))),
+        SegmentKind::Vxlan | SegmentKind::Geneve => None,
     }
 }
 
@@ -58,17 +60,14 @@ mod tests {
 
     #[test]
     fn segments_without_a_tunnel_have_tags() {
-        let text = |segment| {
-            let vlan = vlan_of(segment)?;
+        let text = |segment: &str| {
+            let vlan = vlan_of(segment.parse().unwrap())?;
             Some(Target { vlan, address: IpAddr::from([192, 0, 2, 1]) }.to_string())
         };
-        assert_eq!(text(0).as_deref(), Some("192.0.2.1"));
-        assert_eq!(text(1 << 24 | 100).as_deref(), Some("192.0.2.1@802.1q:100"));
-        assert_eq!(text(2 << 24 | 200 << 12).as_deref(), Some("192.0.2.1@802.1ad:200"));
-        assert_eq!(text(2 << 24 | 200 << 12 | 7).as_deref(), Some("192.0.2.1@802.1ad:200.7"));
-        for segment in [1, 1 << 24, 1 << 24 | 4095, 1 << 24 | 1 << 12 | 1, 2 << 24 | 7, 3 << 24 | 1, 4 << 24]
-        {
-            assert_eq!(text(segment), None, "{segment:#x}");
+        assert_eq!(text("none").as_deref(), Some("192.0.2.1"));
+        for segment in ["802.1q:100", "802.1ad:200", "802.1ad:200.7"] {
+            assert_eq!(text(segment), Some(format!("192.0.2.1@{segment}")));
         }
+        assert_eq!((text("vxlan:1"), text("geneve:1")), (None, None));
     }
 }
