@@ -15,7 +15,8 @@ use dataplane::balancer::{InPlace, Segment, VipId};
 
 use crate::config::services::{Backend, Vip, WhenAllFail};
 
-/// What is in place is left alone for so long at a start, so that one change brings all verdicts and not each its own.
+/// A start waits so long for answers of all backends: then one change brings all verdicts, what is in place is left alone
+/// until it comes, and nothing begins with a table of nobody.
 const START_WAIT: Duration = Duration::from_secs(5);
 /// Time between two attempts at what the kernel refused; doubled up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -180,14 +181,12 @@ impl Core {
                 }
             }
         }
-        if core.backends.values().any(|state| state.in_place.is_some()) {
-            core.held = Some(now + START_WAIT);
-        }
+        core.held = Some(now + START_WAIT);
         core.release_if_settled();
         core
     }
 
-    /// Other VIPs are desired. Verdicts about backends that are still where they were stand.
+    /// Other VIPs are desired. Verdicts about backends that are still where they were stand, and nothing is waited for.
     pub(super) fn handle_desired(&mut self, now: Instant, vips: Vec<Arc<Vip>>) {
         let unchecked: Vec<&str> =
             self.vips.iter().filter(|vip| vip.health.is_none()).map(|vip| vip.name.as_str()).collect();
@@ -214,6 +213,7 @@ impl Core {
         self.macs.retain(|target, _| targets.contains(target));
         let names: Vec<&str> = self.vips.iter().map(|vip| vip.name.as_str()).collect();
         self.all_fail.retain(|vip, _| names.contains(&vip.as_str()));
+        self.held = None;
         self.changed();
     }
 

@@ -26,7 +26,7 @@ pub(super) trait Datapath: Send {
     fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError>;
     /// Octets of tables.
     fn memory(&self) -> Vec<(VipId, u64)>;
-    /// Slots in force.
+    /// Slots in force; walks over every table.
     fn slots(&self) -> SlotCounts;
     /// What becomes of a packet.
     fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError>;
@@ -60,7 +60,7 @@ impl Datapath for Balancer {
     }
 
     fn slots(&self) -> SlotCounts {
-        SlotCounts::new()
+        Self::slots(self).into_iter().map(|(vip, slots)| (vip, slots.into_iter().collect())).collect()
     }
 
     fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {

@@ -1,5 +1,6 @@
 //! The loop: one task owns what is desired, what is known and the data path.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +91,8 @@ pub(super) struct Shell {
     condition: Condition,
     watch: bool,
     refused: Option<String>,
+    /// As the last change left them.
+    slots: SlotCounts,
 }
 
 /// What a shell is made of.
@@ -130,7 +133,7 @@ impl Shell {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { desired, source, datapath, core, store, settings, clock, shared, metrics, condition } =
             parts;
-        let (watch, refused) = (true, None);
+        let (watch, refused, slots) = (true, None, SlotCounts::new());
         Self {
             desired,
             core,
@@ -144,6 +147,7 @@ impl Shell {
             condition,
             watch,
             refused,
+            slots,
         }
     }
 
@@ -216,8 +220,7 @@ impl Shell {
 
     /// How everything stands.
     pub(super) fn status(&self) -> BalancerStatus {
-        let memory = self.datapath.memory();
-        let slots = self.datapath.slots();
+        let memory: BTreeMap<VipId, u64> = self.datapath.memory().into_iter().collect();
         BalancerStatus {
             interface: self.settings.interface.clone(),
             mode: self.settings.mode.to_owned(),
@@ -225,15 +228,11 @@ impl Shell {
             source: self.source.to_owned(),
             in_step: self.core.in_step(),
             error: self.core.refused().map(str::to_owned),
-            vips: self
-                .core
-                .vips()
-                .map(|view| self.vip_status(&view, octets(&memory, &view), &slots))
-                .collect(),
+            vips: self.core.vips().map(|view| self.vip_status(&view, octets(&memory, &view))).collect(),
         }
     }
 
-    fn vip_status(&self, view: &VipView<'_>, table_bytes: u64, slots: &SlotCounts) -> VipStatus {
+    fn vip_status(&self, view: &VipView<'_>, table_bytes: u64) -> VipStatus {
         let generation = self.desired.vips().get(&view.vip.name).map_or(0, |stored| stored.generation);
         VipStatus {
             name: view.vip.name.clone(),
@@ -242,11 +241,11 @@ impl Shell {
             all_fail: view.all_fail,
             draining: view.draining,
             table_bytes,
-            backends: view.backends.iter().map(|backend| self.backend_status(view, backend, slots)).collect(),
+            backends: view.backends.iter().map(|backend| self.backend_status(view, backend)).collect(),
         }
     }
 
-    fn backend_status(&self, view: &VipView<'_>, of: &BackendView<'_>, slots: &SlotCounts) -> BackendStatus {
+    fn backend_status(&self, view: &VipView<'_>, of: &BackendView<'_>) -> BackendStatus {
         let health = match of.health {
             Health::Unknown => "unknown",
             Health::Up => "up",
@@ -261,7 +260,7 @@ impl Shell {
             said: Some(of.said.to_owned()).filter(|said| !said.is_empty()),
             weight: of.wanted.weight,
             usable: of.wanted.usable,
-            slots: slots_of(slots, view, of),
+            slots: slots_of(&self.slots, view, of),
             mac: mac.map(|mac| mac.map(|octet| format!("{octet:02x}")).join(":")),
             why: of.why.as_str().to_owned(),
         }
@@ -301,6 +300,7 @@ impl Shell {
             let result = self.datapath.apply(now, &wanted);
             self.metrics.applied(began.elapsed(), result.as_ref().ok());
             self.core.handle_applied(now, result.map(drop).map_err(|error| words(&error)));
+            self.slots = self.datapath.slots();
         }
         self.report();
     }
@@ -325,10 +325,9 @@ impl Shell {
         let counters = self.datapath.counters().inspect_err(|error| tracing::warn!(%error, "counters"));
         let reasons = self.datapath.reasons().inspect_err(|error| tracing::warn!(%error, "reasons"));
         let (Ok(counters), Ok(reasons)) = (counters, reasons) else { return };
-        let counters: std::collections::BTreeMap<VipId, _> =
+        let counters: BTreeMap<VipId, _> =
             counters.into_iter().map(|counters| (counters.vip, counters)).collect();
-        let memory = self.datapath.memory();
-        let slots = self.datapath.slots();
+        let memory: BTreeMap<VipId, u64> = self.datapath.memory().into_iter().collect();
         let sample = |view: VipView<'_>| {
             let counted = counters.get(&view.vip.id);
             let backend = |of: &BackendView<'_>| BackendSample {
@@ -340,7 +339,7 @@ impl Shell {
                     Health::Unknown => None,
                     health => view.vip.health.is_some().then_some(health == Health::Up),
                 },
-                slots: slots_of(&slots, &view, of),
+                slots: slots_of(&self.slots, &view, of),
                 weight: if of.wanted.usable { of.wanted.weight } else { 0 },
             };
             VipSample {
@@ -371,8 +370,8 @@ fn words(error: &DataplaneError) -> String {
     text
 }
 
-fn octets(memory: &[(VipId, u64)], view: &VipView<'_>) -> u64 {
-    memory.iter().find(|(id, _)| *id == view.vip.id).map_or(0, |(_, octets)| *octets)
+fn octets(memory: &BTreeMap<VipId, u64>, view: &VipView<'_>) -> u64 {
+    memory.get(&view.vip.id).copied().unwrap_or_default()
 }
 
 fn slots_of(slots: &SlotCounts, view: &VipView<'_>, of: &BackendView<'_>) -> u32 {

@@ -67,7 +67,7 @@ impl Backends {
     async fn ask_neighbours(&mut self) {
         let mut asked: BTreeMap<_, Vec<Target>> = BTreeMap::new();
         for target in &self.targets {
-            let Some(vlan) = vlan_of(target.segment.value()) else { continue };
+            let Some(vlan) = vlan_of(target.segment) else { continue };
             let address = if target.routed { self.next_hop(target.address).await } else { target.address };
             asked.entry(neighbour::Target { vlan, address }).or_default().push(*target);
         }
@@ -126,7 +126,7 @@ impl Backends {
             Check::Icmp => health::Check::Icmp,
             Check::Arp => health::Check::Arp,
         };
-        let neighbour = vlan_of(backend.segment.value()).map(|vlan| (self.neighbours.asker(), vlan));
+        let neighbour = vlan_of(backend.segment).map(|vlan| (self.neighbours.asker(), vlan));
         let endpoint = Endpoint { neighbour, ..Endpoint::new(backend.address) };
         let (rise, fall) = (u32::from(health.rise), u32::from(health.fall));
         Watched {

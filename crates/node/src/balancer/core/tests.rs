@@ -20,8 +20,11 @@ fn vips(text: &str) -> Vec<Arc<Vip>> {
     parse(text, None).unwrap().into_iter().map(Arc::new).collect()
 }
 
+/// One whose start is over.
 fn fresh(text: &str) -> Core {
-    Core::new(at(0), vips(text), |_, _| None)
+    let mut core = Core::new(at(0), vips(text), |_, _| None);
+    core.handle_timeout(at(5000));
+    core
 }
 
 fn found(usable: bool, slots: u32) -> Option<InPlace> {
@@ -60,6 +63,20 @@ fn all_up(core: &mut Core) {
 
 fn why(core: &Core) -> Vec<&'static str> {
     core.vips().flat_map(|vip| vip.backends.into_iter().map(|b| b.why.as_str()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_start_waits_for_first_answers() {
+    let mut core = Core::new(at(0), vips(SERVICES), |_, _| None);
+    assert_eq!(core.poll_output(at(0)), None);
+    assert_eq!(core.poll_timeout(), Some(at(5000)));
+    all_up(&mut core);
+    assert_eq!(applied(&mut core, at(10)), shares_of(&[("a", 100, true), ("b", 100, true)]));
+    let mut empty = Core::new(at(0), Vec::new(), |_, _| None);
+    assert_eq!(empty.poll_output(at(0)), Some(Output::Apply(Vec::new())));
+    let mut changed = Core::new(at(0), vips(SERVICES), |_, _| None);
+    changed.handle_desired(at(1), vips(SERVICES));
+    assert!(changed.poll_output(at(1)).is_some());
 }
 
 #[test]
