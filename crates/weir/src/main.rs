@@ -1,5 +1,6 @@
 //! One binary: gateway, map server, controller, lab and the commands a person types.
 
+mod apply;
 mod check;
 mod cli;
 mod docs;
@@ -44,9 +45,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gateway(args) => serve::serve(&args, Some(serve::Role::Gateway)),
         Command::Mapserver(args) => serve::serve(&args, Some(serve::Role::Mapserver)),
         Command::Controller(args) => serve::serve(&args, Some(serve::Role::Controller)),
+        Command::Balancer(args) => serve::balancer(&args),
         Command::Run(args) => serve::serve(&args, None),
         Command::Check(args) => check::check(&args),
         Command::Get(args) => get::get(&args).map(|()| ExitCode::SUCCESS),
+        Command::Apply(args) => apply::apply(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::explain(&args).map(|()| ExitCode::SUCCESS),
         Command::Lab { command } => lab::cli::run(command).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args).map(|()| ExitCode::SUCCESS),
