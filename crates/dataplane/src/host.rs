@@ -37,6 +37,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// Index of the interface that it lies on.
     pub parent: Option<u32>,
+    /// Index of the bridge, bond or VRF that it belongs to.
+    pub controller: Option<u32>,
     /// Link-layer address; zero if it has none.
     pub mac: [u8; 6],
     /// Largest packet.
@@ -306,6 +308,9 @@ fn interface(message: &LinkMessage) -> Interface {
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().unwrap_or_default(),
             LinkAttribute::Link(parent) => interface.parent = Some(*parent).filter(|index| *index != 0),
+            LinkAttribute::Controller(controller) => {
+                interface.controller = Some(*controller).filter(|index| *index != 0);
+            }
             LinkAttribute::LinkInfo(info) => {
                 let kind = |i: &LinkInfo| if let LinkInfo::Kind(k) = i { Some(kind(k)) } else { None };
                 interface.kind = info.iter().find_map(kind);

@@ -2,6 +2,7 @@
 
 mod apply;
 mod check;
+mod check_backend;
 mod cli;
 mod docs;
 mod explain;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{BalancerArgs, BalancerCommand, Cli, Command};
 use crate::output::{FAILED, USAGE};
 
 fn main() -> ExitCode {
@@ -45,7 +46,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gateway(args) => serve::serve(&args, Some(serve::Role::Gateway)),
         Command::Mapserver(args) => serve::serve(&args, Some(serve::Role::Mapserver)),
         Command::Controller(args) => serve::serve(&args, Some(serve::Role::Controller)),
-        Command::Balancer(args) => serve::balancer(&args),
+        Command::Balancer(BalancerArgs { command: Some(BalancerCommand::CheckBackend(args)), .. }) => {
+            check_backend::check_backend(&args)
+        }
+        Command::Balancer(args) => serve::balancer(args),
         Command::Run(args) => serve::serve(&args, None),
         Command::Check(args) => check::check(&args),
         Command::Get(args) => get::get(&args).map(|()| ExitCode::SUCCESS),

@@ -24,8 +24,9 @@ pub(crate) fn serve(args: &ServeArgs, role: Option<Role>) -> anyhow::Result<Exit
 }
 
 /// A balancer, which may be told to begin anew with its file.
-pub(crate) fn balancer(args: &BalancerArgs) -> anyhow::Result<ExitCode> {
-    serve_with(&args.serve, Some(Role::Balancer), |config| {
+pub(crate) fn balancer(args: BalancerArgs) -> anyhow::Result<ExitCode> {
+    let config = args.config.context("--config names the configuration")?;
+    serve_with(&ServeArgs { config }, Some(Role::Balancer), |config| {
         if let Some(balancer) = &mut config.balancer {
             balancer.reset_from_file = args.reset_from_file;
         }
