@@ -352,7 +352,7 @@ fn unsolicited_advertisements_are_heard() {
         neighbours.set_targets([at]);
         let mac = [2, 0, 0, 0, 0, 0x42];
         let IpAddr::V6(address) = at.address else { unreachable!() };
-        let message = Message::Advertisement(Advertisement {
+        let advertisement = Advertisement {
             source: address,
             destination: "ff02::1".parse().unwrap(),
             target: address,
@@ -360,9 +360,21 @@ fn unsolicited_advertisements_are_heard() {
             solicited: false,
             overrides: true,
             target_mac: Some(mac),
-        });
+        };
+        let message = Message::Advertisement(advertisement);
         let destination = codec::neighbour::ALL_NODES;
         socket.send(&Frame { destination, source: mac, vlan: at.vlan, message }.encode()).unwrap();
         assert_eq!(neighbours.changed().await.unwrap(), (at, Change::Resolved { mac }));
+
+        // A port that goes down for a while is the same port.
+        ip("link set p0 down");
+        let nothing = tokio::time::timeout(Duration::from_millis(1200), neighbours.changed()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        ip("link set p0 up");
+        let mac = [2, 0, 0, 0, 0, 0x43];
+        let message = Message::Advertisement(Advertisement { target_mac: Some(mac), ..advertisement });
+        socket.send(&Frame { destination, source: mac, vlan: at.vlan, message }.encode()).unwrap();
+        let moved = Change::Moved { from: [2, 0, 0, 0, 0, 0x42], to: mac };
+        assert_eq!(neighbours.changed().await.unwrap(), (at, moved));
     });
 }

@@ -143,14 +143,7 @@ impl<'a> Evaluation<'a> {
     fn ingress(&mut self) -> Option<&'a Interface> {
         let layers = layers(self.question.segment);
         let Some(port) = self.port(&layers) else {
-            let (seen, mend) = match &self.question.interface {
-                Some(name) => (format!("there is no interface {name}"), "ip -brief link"),
-                None => (
-                    "which interface it is cannot be told".to_owned(),
-                    "weir balancer check-backend --interface NAME …",
-                ),
-            };
-            self.add("interface", Status::Error, seen, WHY_INTERFACE, Some(mend.to_owned()));
+            self.no_port();
             return None;
         };
         self.is_up("interface", port);
@@ -160,6 +153,17 @@ impl<'a> Evaluation<'a> {
             current = self.layer(current, layer)?;
         }
         Some(current)
+    }
+
+    fn no_port(&mut self) {
+        let segment = self.question.segment;
+        let tell = "weir balancer check-backend --interface NAME …";
+        let (seen, mend) = match &self.question.interface {
+            Some(name) => (format!("there is no interface {name}"), "ip -brief link"),
+            None if segment == Segment::NONE => ("not told, and there is no way back".to_owned(), tell),
+            None => (format!("not told, and not exactly one device is for {segment}"), tell),
+        };
+        self.add("interface", Status::Error, seen, WHY_INTERFACE, Some(mend.to_owned()));
     }
 
     fn port(&self, layers: &[Carries]) -> Option<&'a Interface> {

@@ -18,6 +18,9 @@ use crate::clock::Clock;
 /// Questions from health checks that wait for the loop.
 const QUEUE: usize = 1024;
 
+/// Frames that are taken one after the other before it is the turn of others: a flood of them must not stop questions.
+const FRAMES_IN_A_ROW: u32 = 64;
+
 /// The neighbours of one port.
 #[derive(Debug)]
 pub struct Neighbours {
@@ -138,6 +141,7 @@ impl Neighbours {
     /// # Errors
     /// If the socket is of no use any more. A port that is down is no error: it comes back.
     pub async fn changed(&mut self) -> io::Result<(Target, Change)> {
+        let mut in_a_row = 0;
         loop {
             if let Some(change) = self.carry_out() {
                 return Ok(change);
@@ -147,16 +151,22 @@ impl Neighbours {
             tokio::select! {
                 // Answers that are there come before timeouts: a busy node is no silence of a neighbour.
                 biased;
-                received = self.socket.receive(&mut self.frame) => match received {
-                    Ok(length) => self.arrived(length),
-                    Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
-                        tracing::warn!(interface = self.interface, "went down");
+                received = self.socket.receive(&mut self.frame), if in_a_row < FRAMES_IN_A_ROW => {
+                    in_a_row += 1;
+                    match received {
+                        Ok(length) => self.arrived(length),
+                        Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
+                            tracing::warn!(interface = self.interface, "went down");
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) => return Err(error),
-                },
-                Some(question) = self.questions.recv() => self.asked(question),
+                    continue;
+                }
                 () = sleep_until(wake) => self.resolver.handle_timeout(self.clock.now()),
+                Some(question) = self.questions.recv() => self.asked(question),
+                () = std::future::ready(()), if in_a_row >= FRAMES_IN_A_ROW => {}
             }
+            in_a_row = 0;
         }
     }
 

@@ -407,9 +407,10 @@ fn what_cannot_be_found_is_asked_for() {
     let checks = |question: &Question, facts: &Facts| -> Vec<_> {
         wrong(question, facts).into_iter().map(|(check, _, seen, _)| (check, seen)).collect()
     };
-    let unclear = ("interface", "which interface it is cannot be told".to_owned());
-    assert_eq!(checks(&ask("192.0.2.10", "none"), &facts)[0], unclear);
-    assert_eq!(checks(&ask("192.0.2.10", "802.1q:5"), &facts)[0], unclear);
+    let unclear = |why: &str| ("interface", format!("not told, and {why}"));
+    assert_eq!(checks(&ask("192.0.2.10", "none"), &facts)[0], unclear("there is no way back"));
+    let segment = ask("192.0.2.10", "802.1q:5");
+    assert_eq!(checks(&segment, &facts)[0], unclear("not exactly one device is for 802.1q:5"));
     let question = Question { interface: Some("eth9".to_owned()), ..ask("192.0.2.10", "none") };
     assert_eq!(checks(&question, &right()), [("interface", "there is no interface eth9".to_owned())]);
 }
