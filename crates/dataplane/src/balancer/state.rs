@@ -61,7 +61,7 @@ impl<M: Target> State<M> {
         Self { maps, observed, in_force: InForce::new(), settled: false, bases: Bases::default() }
     }
 
-    /// [`Balancer::apply`].
+    /// [`Balancer::apply`](super::Balancer::apply).
     pub(crate) fn apply(
         &mut self,
         now: Instant,
@@ -113,7 +113,7 @@ impl<M: Target> State<M> {
         Ok(())
     }
 
-    /// [`Balancer::handle_timeout`].
+    /// [`Balancer::handle_timeout`](super::Balancer::handle_timeout).
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError> {
         self.observed.chunks.cool_down(now);
         for write in self.observed.expired(now) {
@@ -626,7 +626,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(32))]
 
         /// The kernel of this test panics when a program could read what is being written, or a backend's index gets
         /// another owner while something names it.
