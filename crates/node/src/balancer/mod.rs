@@ -19,10 +19,11 @@ mod shared;
 mod shell;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dataplane::OnStop;
-use dataplane::balancer::{Balancer, BalancerConfig, XdpHook};
+use dataplane::balancer::{Balancer, BalancerConfig, InPlace, VipId, XdpHook};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -67,12 +68,14 @@ pub async fn start(config: config::Balancer, setup: &mut Setup<'_>) -> Result<Ru
     let metrics = metrics::Metrics::register(setup.registry, Arc::clone(&shared));
     let sources = sources::Backends::open(&config.interface, setup.clock, random).await?;
     let datapath = Balancer::start(&settings(&setup.node.name, &config)).await?;
-    let in_place = |id: &_, backend: &str| datapath.in_place(id, backend);
+    let in_place = |id: &VipId, backend: &str| datapath.in_place(id, backend);
     let core = core::Core::new(setup.clock.now(), desired.list(), in_place);
+    let slots = desired.list().iter().map(|vip| (vip.id, slots_in_place(vip, in_place))).collect();
     let shell = shell::Shell::new(shell::Parts {
         desired,
         source,
         core,
+        slots,
         datapath: Box::new(datapath),
         store,
         settings: shell::Settings {
@@ -96,6 +99,14 @@ pub async fn start(config: config::Balancer, setup: &mut Setup<'_>) -> Result<Ru
 /// Registers the role's metrics for the reference.
 pub(crate) fn describe(registry: &mut Registry) {
     metrics::Metrics::register(registry, Arc::default());
+}
+
+fn slots_in_place(
+    vip: &config::services::Vip,
+    in_place: impl Fn(&VipId, &str) -> Option<InPlace>,
+) -> BTreeMap<String, u32> {
+    let slots = |name: &str| in_place(&vip.id, name).map(|found| (name.to_owned(), found.slots));
+    vip.backends.iter().filter_map(|backend| slots(&backend.name)).collect()
 }
 
 fn saved_unless_reset(table: &impl KeyValue, reset: bool) -> Result<Vec<Entry>, RoleError> {

@@ -136,7 +136,7 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         method: "put",
         path: BACKEND,
-        words: "Makes a backend as it is written, whether it is there or not. Weight 0 drains it.",
+        words: "Makes a backend as it is written, whether it is there or not. Weight 0 drains it: no new flows come.",
         body: Some(T::Backend),
         answers: &[(200, Some(T::Backend)), (201, Some(T::Backend))],
         refusals: &[400, 404, 409, 413, 415],
@@ -317,7 +317,8 @@ fn refusal() -> Value {
 /// say so.
 fn require_what_is_required(schemas: &mut Value) {
     for schema in schemas.as_object_mut().into_iter().flat_map(Map::values_mut) {
-        let Some(properties) = schema["properties"].as_object_mut() else { continue };
+        let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+        let Some(properties) = properties else { continue };
         let mut required = Vec::new();
         for (name, property) in properties {
             let words = property["description"].as_str().unwrap_or_default();
@@ -379,5 +380,7 @@ mod tests {
         assert_eq!(vip["additionalProperties"], false);
         let words = vip["properties"]["port"]["description"].as_str().unwrap();
         assert_eq!(words, "Port that clients send to.");
+        // What has no keys gets none.
+        assert_eq!(document["components"]["schemas"]["Protocol"].get("properties"), None);
     }
 }

@@ -105,6 +105,8 @@ pub(super) struct Parts {
     pub(super) datapath: Box<dyn Datapath>,
     /// The machine, at its start with `desired`.
     pub(super) core: Core,
+    /// What is in place.
+    pub(super) slots: SlotCounts,
     /// Where changes of the API are kept.
     pub(super) store: WriteBehind,
     /// What does not change.
@@ -131,9 +133,20 @@ pub(super) struct Changed {
 
 impl Shell {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { desired, source, datapath, core, store, settings, clock, shared, metrics, condition } =
-            parts;
-        let (watch, refused, slots) = (true, None, SlotCounts::new());
+        let Parts {
+            desired,
+            source,
+            datapath,
+            core,
+            slots,
+            store,
+            settings,
+            clock,
+            shared,
+            metrics,
+            condition,
+        } = parts;
+        let (watch, refused) = (true, None);
         Self {
             desired,
             core,

@@ -367,7 +367,7 @@ fn balancer() -> Vec<Route> {
         ),
         Route::get("/v1/vips/{vip}/backends/{backend}", "A backend, as it is desired.", &backend),
     ];
-    let words = "Makes a backend as it is written. Weight 0 drains it.";
+    let words = "Makes a backend as it is written. Weight 0 drains it: no new flows come.";
     routes.push(change("PUT", "/v1/vips/{vip}/backends/{backend}", words, &drained, &drained));
     routes.push(delete("/v1/vips/{vip}/backends/{backend}", "Removes a backend. 204."));
     routes.push(Route::get("/v1/status", "How every VIP and backend stands, and why.", balancer_status()));

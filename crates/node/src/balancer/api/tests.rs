@@ -124,6 +124,7 @@ impl Node {
             source: "file",
             datapath: Box::new(kernel.clone()),
             core: Core::new(clock.now(), desired.list(), |_, _| None),
+            slots: SlotCounts::new(),
             desired,
             store: WriteBehind::start(table).unwrap(),
             settings: Settings { interface: "eth0".into(), mode: "native", vteps: Vec::new() },

@@ -146,7 +146,8 @@ section! {
         address: String = String::new(),
         /// Its link-layer address; resolved by `address` if left out. Required behind a tunnel.
         mac: Option<String> = None,
-        /// Share of new flows, relative to the other backends', 0 to 65535. 0 drains it: its flows stay, no new ones come.
+        /// Share of new flows, relative to the other backends', 0 to 65535. 0 drains it: no new flows come, and those that
+        /// it has stay for `drain` of the VIP, or to their end with `flow_table`.
         weight: u32 = 100,
         /// Segment that it is in, of the same kind as the VIP's; the VIP's own if left out.
         segment: Option<String> = None,
