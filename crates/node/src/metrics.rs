@@ -58,6 +58,7 @@ pub fn reference() -> Registry {
     crate::mapserver::describe(&mut registry);
     crate::controller::describe(&mut registry);
     crate::gateway::describe(&mut registry);
+    crate::balancer::describe(&mut registry);
     registry
 }
 

@@ -15,7 +15,7 @@ use crate::http::Server;
 use crate::role::{Readiness, RoleError, Running, Setup};
 use crate::signal::{ServiceManager, Shutdown, Trigger, shutdown, terminated};
 use crate::store::{Store, StoreError};
-use crate::{controller, gateway, mapserver, metrics};
+use crate::{balancer, controller, gateway, mapserver, metrics};
 
 /// Roles may take this long to stop; a service manager's patience is usually 90 s.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -121,6 +121,9 @@ async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, V
     }
     if let Some(section) = &config.controller {
         add("controller", controller::start(section.clone(), &mut setup).await)?;
+    }
+    if let Some(section) = &config.balancer {
+        add("balancer", balancer::start(section.clone(), &mut setup).await)?;
     }
     Ok((api, tasks))
 }

@@ -197,9 +197,14 @@ impl WriteBehind {
 
     /// Notes a change.
     pub fn put(&self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.put_all(Changes::from([(key, value)]));
+    }
+
+    /// Notes changes that belong together: all of them are on the disk or none.
+    pub fn put_all(&self, changes: Changes) {
         let mut queue = self.shared.lock();
         let first = queue.pending.is_empty();
-        queue.pending.insert(key, value);
+        queue.pending.extend(changes);
         drop(queue);
         if first {
             self.shared.changed.notify_one();

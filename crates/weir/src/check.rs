@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use node::config::Config;
+use node::config::{Config, ConfigError, services};
 
 use crate::cli::CheckArgs;
 use crate::output::{FAILED, complain, print};
@@ -17,9 +17,9 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn check_one(file: &Path) -> anyhow::Result<bool> {
-    match Config::load(file) {
-        Ok(config) => {
-            print(&format!("{}: right, runs {} as {}\n", file.display(), roles(&config), config.node.name))?;
+    match read(file) {
+        Ok(what) => {
+            print(&format!("{}: right, {what}\n", file.display()))?;
             Ok(true)
         }
         Err(error) => {
@@ -35,11 +35,22 @@ fn check_one(file: &Path) -> anyhow::Result<bool> {
     }
 }
 
+/// What the file is for. One with VIPs is told from a configuration by what is in it.
+fn read(file: &Path) -> Result<String, ConfigError> {
+    if std::fs::read_to_string(file).is_ok_and(|text| services::is_services(&text)) {
+        let vips = services::load(file, None)?;
+        let backends: usize = vips.iter().map(|vip| vip.backends.len()).sum();
+        return Ok(format!("{} VIPs with {backends} backends", vips.len()));
+    }
+    Config::load(file).map(|config| format!("runs {} as {}", roles(&config), config.node.name))
+}
+
 fn roles(config: &Config) -> String {
     let roles = [
         config.gateway.as_ref().map(|_| "gateway"),
         config.mapserver.as_ref().map(|_| "mapserver"),
         config.controller.as_ref().map(|_| "controller"),
+        config.balancer.as_ref().map(|_| "balancer"),
     ];
     roles.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

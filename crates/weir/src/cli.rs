@@ -1,10 +1,10 @@
 //! What can be typed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dataplane::balancer::Segment;
+use dataplane::balancer::{Protocol, Segment};
 
 /// Where a role listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:9341";
@@ -55,28 +55,45 @@ pub(crate) enum Command {
     /// Without fresh data, and when the controller is gone, the last weights stand.
     #[command(after_help = CONTROLLER_EXAMPLES)]
     Controller(ServeArgs),
-    /// Balance what arrives for a VIP over the servers of a site
+    /// Run a site balancer: what arrives for a VIP goes to one of its servers
+    ///
+    /// Layer-2 direct server return by XDP on one port: a frame keeps its addresses and gets the MAC address and VLAN of
+    /// the server, which answers the client directly. Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and
+    /// CAP_PERFMON. With on_stop = "keep" the data path goes on working after a stop, and the next start takes it over
+    /// without losing a flow.
+    #[command(
+        after_help = BALANCER_EXAMPLES,
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true
+    )]
     Balancer(BalancerArgs),
     /// Run every role that a file configures, in one process with one API
     #[command(after_help = RUN_EXAMPLES)]
     Run(ServeArgs),
     /// Check configuration files and print everything that is wrong
     ///
-    /// Reads the files and the secrets they name, as a role would, and changes nothing. Exits with 0 if all files are
+    /// Reads the files and the secrets they name, as a role would, and changes nothing. A balancer's VIPs are checked with
+    /// its configuration, or as a file of their own. Exits with 0 if all files are
     /// right and with 1 if not.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Show what is in place
     ///
     /// Each resource belongs to a role: mappings and flows to gateways, registrations, weights, subscriptions and
-    /// publications to map servers, services and decisions to controllers. Name the role's API with --server.
+    /// publications to map servers, services and decisions to controllers, VIPs and backends to balancers. Name the role's API with --server.
     #[command(after_help = GET_EXAMPLES)]
     Get(GetArgs),
-    /// Tell why the weights of a service are what they are
+    /// Make the VIPs of a file those of a balancer
     ///
-    /// Asks the controller for its last decision about the service: the load it saw, what it wanted for each edge, and
-    /// which rule made it change the weights or leave them.
-    #[command(after_help = EXPLAIN_EXAMPLES)]
+    /// Checks the file and puts all of it into force at once; VIPs that are not in it are removed. Those that stay as they
+    /// are are not touched. What the balancer takes is stored, and goes before the file that its configuration names.
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply(ApplyArgs),
+    /// Tell why the weights of a service are what they are, or where a flow goes
+    ///
+    /// Of a service: asks the controller for its last decision about it, the load it saw, what it wanted for each edge,
+    /// and which rule made it change the weights or leave them. Of a flow: asks a balancer what it would do with a packet.
+    #[command(after_help = EXPLAIN_EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Explain(ExplainArgs),
     /// Build real topologies on this machine and measure
     Lab {
@@ -113,6 +130,27 @@ Examples:
   weir get decisions                                  what it decided
   weir explain web                                    why";
 
+const BALANCER_EXAMPLES: &str = "\
+Examples:
+  weir balancer --config /etc/weir/balancer.toml
+  weir get backends                                   who takes flows, and who does not, and why
+  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80
+  weir apply /etc/weir/balancer-services.toml         change VIPs without a restart
+  curl -X PUT -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\
+    -d '{\"address\":\"10.0.100.11\",\"weight\":0}' \\
+    http://127.0.0.1:9341/v1/vips/web/backends/web1   drain a backend";
+
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  weir apply /etc/weir/balancer-services.toml --dry-run
+  weir apply /etc/weir/balancer-services.toml --token-file /etc/weir/balancer/token";
+
+const EXPLAIN_FLOW_EXAMPLES: &str = "\
+Examples:
+  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80
+  weir explain flow --source [2001:db8::7]:40000 --destination [2001:db8::10]:53 --protocol udp
+  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80 --segment 802.1q:100 --first";
+
 const CHECK_BACKEND_EXAMPLES: &str = "\
 Examples:
   weir balancer check-backend --vip 192.0.2.10
@@ -132,12 +170,14 @@ const GET_EXAMPLES: &str = "\
 Examples:
   weir get mappings
   weir get registrations --server http://10.0.0.10:9341 --token-file /etc/weir/token
-  weir get flows --limit 5 -o json | jq '.[].locator'";
+  weir get flows --limit 5 -o json | jq '.[].locator'
+  weir get backends --token-file /etc/weir/balancer/token";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   weir explain web
-  weir explain web -o json --server http://10.0.0.10:9341";
+  weir explain web -o json --server http://10.0.0.10:9341
+  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -158,6 +198,12 @@ pub(crate) struct ServeArgs {
 pub(crate) struct BalancerArgs {
     #[command(subcommand)]
     pub(crate) command: Option<BalancerCommand>,
+    /// Configuration file (TOML), see `weir check`
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Forget what the API has stored, and start with the file that `balancer.services` names
+    #[arg(long)]
+    pub(crate) reset_from_file: bool,
 }
 
 /// What else there is to do with a balancer.
@@ -249,7 +295,7 @@ pub(crate) enum Resource {
     Load,
     /// Gateway: publications it has put into force
     Applied,
-    /// Gateway: hook, interfaces, counters
+    /// Gateway: hook, interfaces, counters; balancer: how everything stands
     Status,
     /// Map server: who has registered what
     Registrations,
@@ -263,6 +309,10 @@ pub(crate) enum Resource {
     Services,
     /// Controller: the latest decisions
     Decisions,
+    /// Balancer: VIPs as they are desired
+    Vips,
+    /// Balancer: backends and how they stand
+    Backends,
 }
 
 /// `weir get`.
@@ -277,11 +327,59 @@ pub(crate) struct GetArgs {
     pub(crate) client: ClientArgs,
 }
 
+/// `weir apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// File with VIPs (TOML), see `weir check`
+    pub(crate) file: PathBuf,
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
 /// `weir explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<Explained>,
     /// Name of the service in the controller's configuration
-    pub(crate) service: String,
+    #[arg(required = true)]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// What is explained beside a service.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Explained {
+    /// Tell what a balancer would do with a packet of a flow now, and why
+    ///
+    /// Read from the kernel's own maps: the VIP, the flow's hash, its slot in the table and in the one before the last
+    /// change, where the flow is remembered, and the backend that it goes to.
+    #[command(after_help = EXPLAIN_FLOW_EXAMPLES)]
+    Flow(ExplainFlowArgs),
+}
+
+/// `weir explain flow`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainFlowArgs {
+    /// Address and port of the client
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) source: SocketAddr,
+    /// Address and port of the VIP
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) destination: SocketAddr,
+    /// Protocol of the flow: tcp, udp or sctp
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+    pub(crate) protocol: Protocol,
+    /// Segment on which its packets arrive, such as 802.1q:100
+    #[arg(long, value_name = "SEGMENT", default_value = "none")]
+    pub(crate) segment: Segment,
+    /// The packet is one that begins a connection
+    #[arg(long)]
+    pub(crate) first: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

@@ -1,27 +1,75 @@
-//! `weir explain`: the last decision in words.
+//! `weir explain`: the last decision about a service, or where a flow goes, in words.
 
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
+use node::balancer::body::{FlowExplanation, SlotBody};
 use node::controller::{DecisionView, EdgeView};
 
-use crate::cli::{ExplainArgs, Form};
+use crate::cli::{ClientArgs, ExplainArgs, ExplainFlowArgs, Explained, Form};
 use crate::get::{ask, pretty};
 use crate::output::print;
 use crate::table::lay_out;
 
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let query = [("service", args.service.clone()), ("limit", "1".to_owned())];
-    let answer = ask(&args.client, "/v1/decisions", &query)?;
-    if args.client.output == Form::Json {
+    match (&args.what, &args.service) {
+        (Some(Explained::Flow(flow)), _) => explain_flow(flow),
+        (None, Some(service)) => explain_service(&args.client, service),
+        (None, None) => anyhow::bail!("name a service, or a flow"),
+    }
+}
+
+fn explain_service(client: &ClientArgs, service: &str) -> anyhow::Result<()> {
+    let query = [("service", service.to_owned()), ("limit", "1".to_owned())];
+    let answer = ask(client, "/v1/decisions", &query)?;
+    if client.output == Form::Json {
         return Ok(print(&pretty(&answer)?)?);
     }
     let decisions: Vec<DecisionView> =
         serde_json::from_value(answer).context("the answer is not a list of decisions")?;
-    let text = decisions
-        .first()
-        .map_or_else(|| format!("Nothing has been decided about {} yet.\n", args.service), words);
+    let text =
+        decisions.first().map_or_else(|| format!("Nothing has been decided about {service} yet.\n"), words);
     Ok(print(&text)?)
+}
+
+fn explain_flow(args: &ExplainFlowArgs) -> anyhow::Result<()> {
+    let query = [
+        ("source", args.source.to_string()),
+        ("destination", args.destination.to_string()),
+        ("protocol", args.protocol.to_string()),
+        ("segment", args.segment.to_string()),
+        ("first", args.first.to_string()),
+    ];
+    let answer = ask(&args.client, "/v1/explain", &query)?;
+    if args.client.output == Form::Json {
+        return Ok(print(&pretty(&answer)?)?);
+    }
+    let flow: FlowExplanation = serde_json::from_value(answer).context("the answer explains no flow")?;
+    Ok(print(&flow_words(&flow))?)
+}
+
+fn flow_words(flow: &FlowExplanation) -> String {
+    let slot = |slot: &SlotBody| {
+        let backend = slot.backend.as_deref().unwrap_or("nobody");
+        let usable = if slot.usable || slot.backend.is_none() { "" } else { ", which is not usable" };
+        format!("slot {} of {}: {backend}{usable}", slot.slot, slot.size)
+    };
+    let remembered = flow.remembered.as_ref().map(|found| {
+        let backend = found.backend.as_deref().unwrap_or("a backend that is gone");
+        if found.valid { backend.to_owned() } else { format!("{backend}, to which it may not go any more") }
+    });
+    let rows = [
+        ("VIP", flow.vip.clone()),
+        ("Backend", flow.backend.clone()),
+        ("Verdict", Some(flow.verdict.clone())),
+        ("Because", Some(flow.because.clone())),
+        ("Hash", flow.hash.map(|hash| format!("{hash:#010x}"))),
+        ("Table", flow.current.as_ref().map(slot)),
+        ("Table before the last change", flow.previous.as_ref().map(slot)),
+        ("Remembered on", remembered),
+    ];
+    let row = |(name, value): &(&str, Option<String>)| Some(vec![format!("{name}:"), value.clone()?]);
+    lay_out(&rows.iter().filter_map(row).collect::<Vec<_>>())
 }
 
 fn words(decision: &DecisionView) -> String {
@@ -115,5 +163,35 @@ edge1  10.0.2.1  400/s     -             80.0 %  80.0 %  400/s  filled
 edge2  10.0.3.1  400/s     -             20.0 %  20.0 %  100/s  takes the rest
 ";
         assert_eq!(words(&decision), expected);
+    }
+
+    #[test]
+    fn a_flow_is_told() {
+        let slot = |slot, backend: &str, usable| SlotBody {
+            size: 1021,
+            slot,
+            backend: Some(backend.into()),
+            usable,
+        };
+        let flow = FlowExplanation {
+            vip: Some("web".into()),
+            hash: Some(0xbeef),
+            current: Some(slot(7, "web1", true)),
+            previous: Some(slot(7, "web2", false)),
+            remembered: None,
+            verdict: "forwarded".into(),
+            backend: Some("web1".into()),
+            because: "the current table names it".into(),
+        };
+        let expected = "\
+VIP:                           web
+Backend:                       web1
+Verdict:                       forwarded
+Because:                       the current table names it
+Hash:                          0x0000beef
+Table:                         slot 7 of 1021: web1
+Table before the last change:  slot 7 of 1021: web2, which is not usable
+";
+        assert_eq!(flow_words(&flow), expected);
     }
 }

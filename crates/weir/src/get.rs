@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use node::config::Secret;
-use node::http::ErrorBody;
+use node::http::{ErrorBody, ProblemBody};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::{ClientArgs, Form, GetArgs, Resource};
@@ -22,7 +23,8 @@ impl Resource {
             Self::Flows => "/v1/flows",
             Self::Load => "/v1/load",
             Self::Applied => "/v1/applied",
-            Self::Status => "/v1/status",
+            Self::Status | Self::Backends => "/v1/status",
+            Self::Vips => "/v1/vips",
             Self::Registrations => "/v1/registrations",
             Self::Weights => "/v1/weights",
             Self::Subscriptions => "/v1/subscriptions",
@@ -35,9 +37,11 @@ impl Resource {
     /// Which role has it.
     const fn role(self) -> &'static str {
         match self {
-            Self::Mappings | Self::Flows | Self::Load | Self::Applied | Self::Status => "gateway",
+            Self::Mappings | Self::Flows | Self::Load | Self::Applied => "gateway",
+            Self::Status => "gateway or a balancer",
             Self::Registrations | Self::Weights | Self::Subscriptions | Self::Publications => "map server",
             Self::Services | Self::Decisions => "controller",
+            Self::Vips | Self::Backends => "balancer",
         }
     }
 }
@@ -60,14 +64,39 @@ pub(crate) fn pretty(value: &Value) -> anyhow::Result<String> {
 
 /// Asks a role.
 pub(crate) fn ask(client: &ClientArgs, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(ask_async(client, path, query))
+    send(client, path, |http, url| http.get(url).query(query))
 }
 
-async fn ask_async(client: &ClientArgs, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+/// Tells a role what to have.
+pub(crate) fn put(
+    client: &ClientArgs,
+    path: &str,
+    query: &[(&str, String)],
+    body: &impl Serialize,
+) -> anyhow::Result<Value> {
+    send(client, path, |http, url| http.put(url).query(query).json(body))
+}
+
+fn send(
+    client: &ClientArgs,
+    path: &str,
+    request: impl FnOnce(&reqwest::Client, String) -> reqwest::RequestBuilder,
+) -> anyhow::Result<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    runtime.block_on(async {
+        let http =
+            reqwest::Client::builder().timeout(ANSWER_TIME).no_proxy().build().context("HTTP client")?;
+        let base = client.server.trim_end_matches('/');
+        answer(client, path, request(&http, format!("{base}{path}"))).await
+    })
+}
+
+async fn answer(
+    client: &ClientArgs,
+    path: &str,
+    mut request: reqwest::RequestBuilder,
+) -> anyhow::Result<Value> {
     let base = client.server.trim_end_matches('/');
-    let http = reqwest::Client::builder().timeout(ANSWER_TIME).no_proxy().build().context("HTTP client")?;
-    let mut request = http.get(format!("{base}{path}")).query(query);
     if let Some(file) = &client.token_file {
         let token = Secret::read(file, 1)?;
         let token = std::str::from_utf8(token.expose()).context("the token is no text")?;
@@ -82,7 +111,19 @@ async fn ask_async(client: &ClientArgs, path: &str, query: &[(&str, String)]) ->
     }
     match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(refusal) if refusal.error == "unauthorized" => bail!("{base} wants a token; see --token-file"),
-        Ok(refusal) => bail!("{base} refused: {}", refusal.message),
+        Ok(refusal) => bail!("{base} refused: {}", reasons(&refusal)),
         Err(_) => bail!("{base}{path} answered {status}"),
     }
+}
+
+/// Every reason, a line each if there are several.
+fn reasons(refusal: &ErrorBody) -> String {
+    if refusal.problems.is_empty() {
+        return refusal.message.clone();
+    }
+    let line = |problem: &ProblemBody| match problem.field.as_str() {
+        "" => problem.message.clone(),
+        field => format!("{field}: {}", problem.message),
+    };
+    refusal.problems.iter().map(line).collect::<Vec<_>>().join("\n  ")
 }

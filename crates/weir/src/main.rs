@@ -1,5 +1,6 @@
 //! One binary: gateway, map server, controller, lab and the commands a person types.
 
+mod apply;
 mod check;
 mod check_backend;
 mod cli;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{BalancerCommand, Cli, Command};
+use crate::cli::{BalancerArgs, BalancerCommand, Cli, Command};
 use crate::output::{FAILED, USAGE};
 
 fn main() -> ExitCode {
@@ -45,13 +46,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gateway(args) => serve::serve(&args, Some(serve::Role::Gateway)),
         Command::Mapserver(args) => serve::serve(&args, Some(serve::Role::Mapserver)),
         Command::Controller(args) => serve::serve(&args, Some(serve::Role::Controller)),
-        Command::Balancer(args) => match args.command {
-            Some(BalancerCommand::CheckBackend(args)) => check_backend::check_backend(&args),
-            None => anyhow::bail!("this build checks backends only; see weir balancer check-backend --help"),
-        },
+        Command::Balancer(BalancerArgs { command: Some(BalancerCommand::CheckBackend(args)), .. }) => {
+            check_backend::check_backend(&args)
+        }
+        Command::Balancer(args) => serve::balancer(args),
         Command::Run(args) => serve::serve(&args, None),
         Command::Check(args) => check::check(&args),
         Command::Get(args) => get::get(&args).map(|()| ExitCode::SUCCESS),
+        Command::Apply(args) => apply::apply(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::explain(&args).map(|()| ExitCode::SUCCESS),
         Command::Lab { command } => lab::cli::run(command).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args).map(|()| ExitCode::SUCCESS),

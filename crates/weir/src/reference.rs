@@ -6,13 +6,19 @@ mod examples;
 use std::fmt::Write as _;
 
 use clap::CommandFactory as _;
-use node::config::{Section, raw};
+use node::config::{Section, raw, services};
 
 use crate::cli::Cli;
 
 /// Every file and its text.
-pub(crate) fn files() -> [(&'static str, String); 4] {
-    [("cli.md", cli()), ("config.md", config()), ("metrics.md", metrics()), ("api.md", api::api())]
+pub(crate) fn files() -> [(&'static str, String); 5] {
+    [
+        ("cli.md", cli()),
+        ("config.md", config()),
+        ("metrics.md", metrics()),
+        ("api.md", api::api()),
+        ("balancer-openapi.json", openapi()),
+    ]
 }
 
 const GENERATED: &str = "<!-- Made from the code: WEIR_UPDATE=1 cargo test -p weir -->\n\n";
@@ -37,6 +43,11 @@ fn command(text: &mut String, name: &str, command: &mut clap::Command) {
     }
 }
 
+fn openapi() -> String {
+    let document = node::balancer::openapi::document();
+    serde_json::to_string_pretty(&document).expect("a JSON value is JSON") + "\n"
+}
+
 fn config() -> String {
     let mut text = format!("# Configuration\n\n{GENERATED}");
     text.push_str(
@@ -47,10 +58,18 @@ fn config() -> String {
     for section in raw::SECTIONS {
         config_section(&mut text, section);
     }
+    text.push_str(
+        "# VIPs of a balancer\n\nA document of its own: the file that `balancer.services` names, in TOML, and the bodies of \
+         the [API](api.md#balancer), in JSON, with the same keys.\n\n",
+    );
+    for section in services::raw::SECTIONS {
+        config_section(&mut text, section);
+    }
     text.push_str("# Examples\n\nWith every default written out; most of it can be left away.\n\n");
     for (title, file) in examples::examples() {
         let _ = write!(text, "## {title}\n\n```toml\n{}```\n\n", file.to_toml());
     }
+    let _ = write!(text, "## VIPs of a balancer\n\n```toml\n{}```\n\n", examples::services().to_toml());
     text
 }
 

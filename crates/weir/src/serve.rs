@@ -1,4 +1,4 @@
-//! `weir gateway|mapserver|controller|run`: from a file to a running process.
+//! `weir gateway|mapserver|controller|balancer|run`: from a file to a running process.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use node::config::{Config, Log, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::ServeArgs;
+use crate::cli::{BalancerArgs, ServeArgs};
 use crate::output::{CONFIG, complain};
 
 /// One role out of a file that may hold several.
@@ -15,10 +15,30 @@ pub(crate) enum Role {
     Gateway,
     Mapserver,
     Controller,
+    Balancer,
 }
 
 /// Runs until a signal; `None` runs all roles of the file.
 pub(crate) fn serve(args: &ServeArgs, role: Option<Role>) -> anyhow::Result<ExitCode> {
+    serve_with(args, role, |_| {})
+}
+
+/// A balancer, which may be told to begin anew with its file.
+pub(crate) fn balancer(args: BalancerArgs) -> anyhow::Result<ExitCode> {
+    let config = args.config.context("--config names the configuration")?;
+    serve_with(&ServeArgs { config }, Some(Role::Balancer), |config| {
+        if let Some(balancer) = &mut config.balancer {
+            balancer.reset_from_file = args.reset_from_file;
+        }
+    })
+}
+
+/// `change` is what the command line says beside the file.
+fn serve_with(
+    args: &ServeArgs,
+    role: Option<Role>,
+    change: impl FnOnce(&mut Config),
+) -> anyhow::Result<ExitCode> {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
@@ -26,11 +46,12 @@ pub(crate) fn serve(args: &ServeArgs, role: Option<Role>) -> anyhow::Result<Exit
             return Ok(ExitCode::from(CONFIG));
         }
     };
-    let Some(config) = only(config, role) else {
+    let Some(mut config) = only(config, role) else {
         let section = role.map_or("", Role::section);
         complain(&format!("{}: has no section [{section}]", args.config.display()));
         return Ok(ExitCode::from(CONFIG));
     };
+    change(&mut config);
     start_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("runtime")?;
     let result = runtime.block_on(node::run(config));
@@ -47,6 +68,7 @@ impl Role {
             Self::Gateway => "gateway",
             Self::Mapserver => "mapserver",
             Self::Controller => "controller",
+            Self::Balancer => "balancer",
         }
     }
 }
@@ -58,9 +80,13 @@ fn only(config: Config, role: Option<Role>) -> Option<Config> {
         gateway: config.gateway.filter(|_| role == Role::Gateway),
         mapserver: config.mapserver.filter(|_| role == Role::Mapserver),
         controller: config.controller.filter(|_| role == Role::Controller),
+        balancer: config.balancer.filter(|_| role == Role::Balancer),
         ..config
     };
-    let found = config.gateway.is_some() || config.mapserver.is_some() || config.controller.is_some();
+    let found = config.gateway.is_some()
+        || config.mapserver.is_some()
+        || config.controller.is_some()
+        || config.balancer.is_some();
     found.then_some(config)
 }
 

@@ -36,6 +36,30 @@ impl Resource {
             Self::Decisions => {
                 &["at_unix_ns", "service", "repeats", "measurement", "outcome", "effect", "edges"]
             }
+            Self::Vips => &[
+                "name",
+                "address",
+                "port",
+                "protocol",
+                "segment",
+                "hash",
+                "flow_table",
+                "drain",
+                "backends",
+                "generation",
+            ],
+            Self::Backends => &[
+                "vip",
+                "name",
+                "address",
+                "health",
+                "weight",
+                "usable",
+                "slots",
+                "mac",
+                "why",
+                "since_unix_ns",
+            ],
         }
     }
 }
@@ -44,14 +68,33 @@ impl Resource {
 pub(crate) fn render(resource: Resource, answer: &Value) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let now = u64::try_from(now).unwrap_or(u64::MAX);
-    match answer {
-        Value::Array(rows) => lay_out(&rows_of(resource.columns(), rows, now)),
-        Value::Object(object) => {
+    match (resource, answer) {
+        (Resource::Vips, answer) => {
+            let vips = answer["vips"].as_array().map(Vec::as_slice).unwrap_or_default();
+            lay_out(&rows_of(resource.columns(), vips, now))
+        }
+        (Resource::Backends, answer) => lay_out(&rows_of(resource.columns(), &backends(answer), now)),
+        (_, Value::Array(rows)) => lay_out(&rows_of(resource.columns(), rows, now)),
+        (_, Value::Object(object)) => {
             let row = |(key, value): (&String, &Value)| vec![heading(key), cell(key, Some(value), now)];
             lay_out(&object.iter().map(row).collect::<Vec<_>>())
         }
-        other => format!("{other}\n"),
+        (_, other) => format!("{other}\n"),
     }
+}
+
+/// A row for each backend in a balancer's status.
+fn backends(status: &Value) -> Vec<Value> {
+    let vips = status["vips"].as_array().into_iter().flatten();
+    let of_vip = |vip: &Value| {
+        let name = vip["name"].clone();
+        let backends = vip["backends"].as_array().cloned().unwrap_or_default();
+        backends.into_iter().map(move |mut backend| {
+            backend["vip"] = name.clone();
+            backend
+        })
+    };
+    vips.flat_map(of_vip).collect()
 }
 
 fn rows_of(columns: &[&str], rows: &[Value], now: u64) -> Vec<Vec<String>> {
@@ -92,7 +135,11 @@ fn number_cell(key: &str, number: &serde_json::Number, now: u64) -> String {
 fn object_cell(object: &Value) -> String {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
     let Some(rloc) = text("rloc") else {
-        return text("words").map_or_else(|| object.to_string(), str::to_owned);
+        // A backend by its name, with its weight.
+        let weight = object.get("weight").and_then(Value::as_u64);
+        let backend = text("name").zip(weight).map(|(name, weight)| format!("{name} w{weight}"));
+        let words = text("words").map(str::to_owned).or(backend);
+        return words.unwrap_or_else(|| object.to_string());
     };
     let mut words = text("name").unwrap_or(rloc).to_owned();
     for (key, letter) in [("priority", 'p'), ("weight", 'w')] {
@@ -168,6 +215,30 @@ EID            INSTANCE  ACTION       ORIGIN        LOCATORS                    
 10.100.0.1/32  0         encapsulate  subscription  10.0.2.1 p1 w70 100.0 %, 10.0.3.1 0.0 % down  -             no
 ";
         assert_eq!(render(Resource::Mappings, &answer), expected);
+    }
+
+    #[test]
+    fn vips_and_backends_are_one_line_each() {
+        let answer = json!({"generation": 3, "vips": [
+            {"name": "web", "address": "192.0.2.10", "port": 80, "protocol": "tcp", "segment": "none",
+             "hash": "5-tuple", "flow_table": false, "drain": "60s", "generation": 2,
+             "backends": [{"name": "web1", "weight": 100}, {"name": "web2", "weight": 0}]}]});
+        let expected = "\
+NAME  ADDRESS     PORT  PROTOCOL  SEGMENT  HASH     FLOW TABLE  DRAIN  BACKENDS            GENERATION
+web   192.0.2.10  80    tcp       none     5-tuple  no          60s    web1 w100, web2 w0  2
+";
+        assert_eq!(render(Resource::Vips, &answer), expected);
+        let answer = json!({"in_step": true, "vips": [{"name": "web", "backends": [
+            {"name": "web1", "address": "10.0.0.11", "health": "up", "weight": 100, "usable": true, "slots": 511,
+             "mac": "02:00:00:00:00:0b", "why": "working"},
+            {"name": "web2", "address": "10.0.0.12", "health": "down", "weight": 100, "usable": false, "slots": 0,
+             "mac": null, "why": "failed"}]}]});
+        let expected = "\
+VIP  NAME  ADDRESS    HEALTH  WEIGHT  USABLE  SLOTS  MAC                WHY      SINCE
+web  web1  10.0.0.11  up      100     yes     511    02:00:00:00:00:0b  working  -
+web  web2  10.0.0.12  down    100     no      0      -                  failed   -
+";
+        assert_eq!(render(Resource::Backends, &answer), expected);
     }
 
     #[test]

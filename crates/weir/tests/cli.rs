@@ -45,7 +45,18 @@ fn every_subcommand_explains_itself() {
 
 #[test]
 fn own_commands_have_examples() {
-    for command in ["gateway", "mapserver", "controller", "run", "check", "get", "explain", "completions"] {
+    for command in [
+        "gateway",
+        "mapserver",
+        "controller",
+        "balancer",
+        "run",
+        "check",
+        "get",
+        "apply",
+        "explain",
+        "completions",
+    ] {
         let help = text(&weir(&[command, "--help"]).stdout);
         assert!(help.contains("Examples:\n  weir "), "{command}: {help}");
     }
@@ -59,6 +70,19 @@ fn mistakes_on_the_command_line_are_64() {
         &["get"],
         &["get", "weathers"],
         &["gateway"],
+        &["balancer"],
+        &["explain"],
+        &["explain", "flow", "--source", "192.0.2.1:1"],
+        &[
+            "explain",
+            "flow",
+            "--source",
+            "192.0.2.1:1",
+            "--destination",
+            "192.0.2.10:80",
+            "--segment",
+            "vlan:1",
+        ],
         &["get", "weights", "-o", "xml"],
     ] {
         let output = weir(arguments);
@@ -102,6 +126,33 @@ fn check_prints_everything_and_exits_with_0_or_1() {
     assert_eq!(weir(&["check", "/nonexistent.toml"]).status.code(), Some(1));
 }
 
+const VIPS: &str = "[[vips]]\nname = \"web\"\naddress = \"192.0.2.10\"\nport = 80\n";
+
+#[test]
+fn check_knows_a_balancer_and_its_vips() {
+    let directory = tempfile::tempdir().unwrap();
+    let vips = write(directory.path(), "vips.toml", VIPS);
+    let config = "[node]\nname = \"b1\"\n[balancer]\ninterface = \"eth0\"\nservices = \"vips.toml\"\n";
+    let config = write(directory.path(), "balancer.toml", config);
+    let output = weir(&["check", &vips, &config]);
+    let expected = format!("{vips}: right, 1 VIPs with 0 backends\n{config}: right, runs balancer as b1\n");
+    assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+    write(directory.path(), "vips.toml", &VIPS.replace("80", "0\nadress = 1"));
+    for file in [&vips, &config] {
+        let output = weir(&["check", file]);
+        assert_eq!(output.status.code(), Some(1));
+        let complaints = text(&output.stderr);
+        for line in [
+            format!("{vips}: line 5: vips[0].adress: unknown key; did you mean `address`?"),
+            format!("{vips}: line 4: vips[0].port: required: the port that clients send to"),
+            format!("{file}: 2 problems"),
+        ] {
+            assert!(complaints.contains(&line), "{line} is missing in\n{complaints}");
+        }
+    }
+    assert_eq!(weir(&["balancer", "--config", &config]).status.code(), Some(78));
+}
+
 #[test]
 fn a_role_with_a_wrong_file_exits_with_78() {
     let directory = tempfile::tempdir().unwrap();
@@ -121,6 +172,15 @@ fn nobody_answers() {
     assert!(text(&output.stderr).contains("see --server"), "{}", text(&output.stderr));
     let output = weir(&["explain", "web", "--server", "http://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(1));
+    let flow = ["explain", "flow", "--source", "198.51.100.7:40000", "--destination", "[::1]:80"];
+    let output = weir(&[&flow[..], &["--server", "http://127.0.0.1:1"]].concat());
+    assert!(text(&output.stderr).contains("see --server"), "{}", text(&output.stderr));
+    let directory = tempfile::tempdir().unwrap();
+    let vips = write(directory.path(), "vips.toml", VIPS);
+    assert_eq!(weir(&["apply", &vips, "--server", "http://127.0.0.1:1"]).status.code(), Some(1));
+    let wrong = write(directory.path(), "vips.toml", &VIPS.replace("192", "x"));
+    let output = weir(&["apply", &wrong, "--server", "http://127.0.0.1:1"]);
+    assert!(text(&output.stderr).contains("vips[0].address"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Example and the role it runs, whose file is `/etc/weir/ROLE.toml`.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("client-gateway.toml", "gateway"),
     ("edge-gateway.toml", "gateway"),
     ("mapserver.toml", "mapserver"),
     ("controller.toml", "controller"),
+    ("balancer.toml", "balancer"),
 ];
+
+/// The file with the VIPs that the balancer's example names.
+const SERVICES: &str = "balancer-services.toml";
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
@@ -40,6 +44,7 @@ fn examples_are_right() {
                 "{example}: {secret} is in another role's folder"
             );
         }
+        fs::copy(deploy().join("examples").join(SERVICES), directory.path().join(SERVICES)).unwrap();
         let file = directory.path().join(format!("{role}.toml"));
         fs::write(&file, &text).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_weir")).arg("check").arg(&file).output().unwrap();
@@ -53,12 +58,22 @@ fn examples_are_right() {
 #[test]
 fn every_example_is_tested() {
     let found = fs::read_dir(deploy().join("examples")).unwrap().count();
-    assert_eq!(found, EXAMPLES.len());
+    assert_eq!(found, EXAMPLES.len() + 1);
+}
+
+#[test]
+fn the_vips_of_the_example_are_right() {
+    let file = deploy().join("examples").join(SERVICES);
+    let output = Command::new(env!("CARGO_BIN_EXE_weir")).arg("check").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with("right, 2 VIPs with 3 backends\n"), "{said}");
+    let balancer = fs::read_to_string(deploy().join("examples/balancer.toml")).unwrap();
+    assert!(balancer.contains(&format!("services = \"{SERVICES}\"")));
 }
 
 #[test]
 fn units_do_not_retry_what_cannot_help() {
-    for role in ["gateway", "mapserver", "controller"] {
+    for role in ["gateway", "mapserver", "controller", "balancer"] {
         let unit = fs::read_to_string(deploy().join(format!("systemd/weir-{role}.service"))).unwrap();
         for line in [
             &format!("ExecStart=/usr/bin/weir {role} --config /etc/weir/{role}.toml"),
@@ -71,4 +86,13 @@ fn units_do_not_retry_what_cannot_help() {
         // systemd restarts after a failed ExecStartPre whatever its status.
         assert!(!unit.contains("ExecStartPre"), "{role}");
     }
+}
+
+/// What may do least does least harm: the balancer needs no more than its own comment says.
+#[test]
+fn the_balancer_has_four_capabilities() {
+    let unit = fs::read_to_string(deploy().join("systemd/weir-balancer.service")).unwrap();
+    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    assert_eq!(line, "CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_PERFMON");
+    assert!(unit.lines().any(|line| line.contains("AF_PACKET") && line.contains("AF_NETLINK")));
 }

@@ -260,6 +260,22 @@ impl Balancer {
         vips.filter_map(|(key, value)| Some((VipId::from_key(key)?, table_octets(value)))).collect()
     }
 
+    /// How many slots of each VIP's table name each backend of the desired state.
+    #[must_use]
+    pub fn slots(&self) -> Vec<(VipId, Vec<(String, u32)>)> {
+        let of_vip = |(key, placed): (&_, &Placed)| {
+            let value = self.state.observed.vips.get(key)?;
+            let mut counts: HashMap<u16, u32> = HashMap::new();
+            for index in self.state.maps.tables().slots(value.table, value.size)? {
+                *counts.entry(*index).or_default() += 1;
+            }
+            let names = placed.vip.backends.iter().map(|backend| backend.name.clone());
+            let slots = placed.indices.iter().map(|index| counts.get(index).copied().unwrap_or_default());
+            Some((placed.vip.id, names.zip(slots).collect()))
+        };
+        self.state.in_force.iter().filter_map(of_vip).collect()
+    }
+
     /// Ends the process's part in the data path: [`BalancerConfig::on_stop`].
     ///
     /// # Errors

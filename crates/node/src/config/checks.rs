@@ -31,16 +31,27 @@ impl Checks {
     /// All problems with their lines; what the first stage has said is not said again.
     pub(super) fn finish(self, lines: &BTreeMap<String, usize>) -> Vec<Problem> {
         let mut seen = BTreeSet::new();
-        let mut problems: Vec<Problem> =
-            self.problems.into_iter().filter(|p| p.path.is_empty() || seen.insert(p.path.clone())).collect();
-        for problem in &mut problems {
+        let first = |p: &Problem| p.path.is_empty() || seen.insert((p.file.clone(), p.path.clone()));
+        let mut problems: Vec<Problem> = self.problems.into_iter().filter(first).collect();
+        for problem in problems.iter_mut().filter(|problem| problem.file.is_none()) {
             problem.line = problem.line.or_else(|| line_of(&problem.path, lines));
         }
         problems
     }
 
+    /// What is wrong with another file, which is read on behalf of this one.
+    pub(super) fn of_file(&mut self, file: &Path, problems: Vec<Problem>) {
+        let of_file = |problem| Problem { file: Some(file.to_owned()), ..problem };
+        self.problems.extend(problems.into_iter().map(of_file));
+    }
+
     pub(super) fn problem(&mut self, path: &str, message: impl Into<String>) {
-        self.problems.push(Problem { path: path.to_owned(), line: None, message: message.into() });
+        self.problems.push(Problem {
+            path: path.to_owned(),
+            file: None,
+            line: None,
+            message: message.into(),
+        });
     }
 
     fn required(&mut self, path: &str, text: &str, expected: &str) -> Option<()> {

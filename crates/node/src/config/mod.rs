@@ -3,6 +3,7 @@
 //! A file is refused as a whole and with everything that is wrong in it at once, each problem with its path, its line
 //! and a way out. Secrets are read here and nowhere else.
 
+mod balancer;
 mod checks;
 mod controller;
 mod gateway;
@@ -11,16 +12,18 @@ pub mod raw;
 mod read;
 mod secret;
 mod section;
+pub mod services;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use balancer::{Balancer, ServicesFile};
 use checks::Checks;
 pub use controller::{Controller, Edge, LoadSource, Service, Source};
 pub use gateway::{Eid, Gateway, Interface, MapServerPeer};
 pub use mapserver::{MapServer, Site, SitePrefix, Subscriber};
-pub use raw::{Algorithm, Hook, InterfaceRole, LogFormat, NonceCheck, OnStop};
+pub use raw::{Algorithm, Hook, InterfaceRole, LogFormat, NonceCheck, OnStop, XdpMode};
 pub use secret::{Secret, SecretError};
 pub use section::{Field, Section};
 use zeroize::Zeroizing;
@@ -40,6 +43,8 @@ pub struct Config {
     pub mapserver: Option<MapServer>,
     /// `[controller]`
     pub controller: Option<Controller>,
+    /// `[balancer]`
+    pub balancer: Option<Balancer>,
 }
 
 /// The node itself.
@@ -98,6 +103,8 @@ impl SharedKey {
 pub struct Problem {
     /// Where, e.g. `mapserver.site[1].eid_prefixes[0].prefix`; empty for the file as a whole.
     pub path: String,
+    /// The file, if it is another one than the one that was read: one that it names.
+    pub file: Option<PathBuf>,
     /// Line of the file, where it can be told.
     pub line: Option<usize>,
     /// What is wrong and what to do.
@@ -131,7 +138,7 @@ impl fmt::Display for ConfigError {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            if let Some(file) = &self.file {
+            if let Some(file) = problem.file.as_ref().or(self.file.as_ref()) {
                 write!(f, "{}: ", file.display())?;
             }
             write!(f, "{problem}")?;
@@ -149,7 +156,7 @@ impl Config {
     /// Everything that is wrong at once.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let whole = |message| {
-            let problem = Problem { path: String::new(), line: None, message };
+            let problem = Problem { path: String::new(), file: None, line: None, message };
             ConfigError { file: Some(file.to_owned()), problems: vec![problem] }
         };
         let text = std::fs::read_to_string(file).map_err(|e| whole(format!("cannot read the file: {e}")))?;
@@ -165,7 +172,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong at once.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, ConfigError> {
-        let read::Read { file, problems, lines } = read::read(text);
+        let read::Read { file, problems, lines } = read::read::<raw::File>(text);
         let mut checks = Checks::new(directory, problems);
         let config = file.and_then(|file| checks.config(file));
         match (config, checks.finish(&lines)) {
@@ -183,8 +190,12 @@ impl Checks {
         let gateway = file.gateway.map(|gateway| self.gateway(gateway));
         let mapserver = file.mapserver.map(|mapserver| self.mapserver(mapserver));
         let controller = file.controller.map(|controller| self.controller(controller));
-        if gateway.is_none() && mapserver.is_none() && controller.is_none() {
-            self.problem("", "no role: add a section [gateway], [mapserver] or [controller]");
+        let balancer = file.balancer.map(|balancer| self.balancer(balancer));
+        if gateway.is_none() && mapserver.is_none() && controller.is_none() && balancer.is_none() {
+            self.problem("", "no role: add a section [gateway], [mapserver], [controller] or [balancer]");
+        }
+        if gateway.is_some() && balancer.is_some() {
+            self.problem("balancer", "cannot share a process with [gateway]; give it a file of its own");
         }
         Some(Config {
             node: node?,
@@ -193,6 +204,7 @@ impl Checks {
             gateway: transpose(gateway)?,
             mapserver: transpose(mapserver)?,
             controller: transpose(controller)?,
+            balancer: transpose(balancer)?,
         })
     }
 

@@ -3,6 +3,7 @@
 //! Programs that write configurations fill in these types and serialise them ([`File::to_toml`]);
 //! `docs/reference/config.md` is generated from [`SECTIONS`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Field, Section, Unset, choice, section};
@@ -26,6 +27,9 @@ pub struct File {
     /// `[controller]`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controller: Option<Controller>,
+    /// `[balancer]`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<Balancer>,
 }
 
 impl File {
@@ -59,12 +63,22 @@ choice! {
 }
 
 choice! {
-    /// What a gateway that stops does with its data path.
+    /// What a gateway or a balancer that stops does with its data path.
     OnStop {
         /// Leave it running on the last decision.
         Keep = "keep",
         /// Take it down.
         Detach = "detach",
+    }
+}
+
+choice! {
+    /// Where a driver runs the balancer's XDP program.
+    XdpMode {
+        /// In the driver, before the kernel makes a packet of the frame.
+        Native = "native",
+        /// In the stack: slower, on any interface.
+        Generic = "generic",
     }
 }
 
@@ -398,6 +412,31 @@ section! {
     }
 }
 
+section! {
+    "[balancer]"
+    /// A site balancer: sends what arrives for a VIP to one of its backends, by XDP on one port. Its VIPs are the
+    /// document that `services` names and that the API changes; they are not in this file.
+    Balancer {
+        /// Required. Name of the interface that frames come in on, and leave by.
+        interface: String = String::new(),
+        /// `native` or `generic`.
+        mode: XdpMode = XdpMode::Native,
+        /// `keep` or `detach`.
+        on_stop: OnStop = OnStop::Keep,
+        /// Start of the flow hash: the same number on all balancers of a group, best a random one.
+        seed: u32 = 0,
+        /// Addresses of this node's own tunnel endpoints, for VIPs behind VXLAN or Geneve; at most 4.
+        vteps: Vec<String> = Vec::new(),
+        /// Flows that are remembered at most; of the older ones, the longest unused goes first.
+        flow_entries: u32 = 262_144,
+        /// Memory of all tables together in MiB, 1 to 64. A table costs 2 octets per slot, twice that while its VIP
+        /// drains.
+        table_memory_mib: u32 = 64,
+        /// File with the VIPs to start with (TOML). What was changed over the API is stored and goes before it.
+        services: Option<String> = None,
+    }
+}
+
 /// Every section in the order of the reference.
 pub const SECTIONS: &[Section] = &[
     Node::SECTION,
@@ -417,4 +456,5 @@ pub const SECTIONS: &[Section] = &[
     Service::SECTION,
     Source::SECTION,
     Edge::SECTION,
+    Balancer::SECTION,
 ];

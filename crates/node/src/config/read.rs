@@ -1,18 +1,19 @@
-//! First stage: text to [`raw::File`], with every misspelt key and every wrong type at once.
+//! First stage: text to a [`super::raw::File`] or another document, with every misspelt key and every wrong type at once.
 //!
 //! serde stops at the first error; here the offending value is taken out, noted, and the rest is read again.
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::de::{DeTable, DeValue};
 
-use super::{Problem, raw};
+use super::Problem;
 
 /// What came of the text.
-pub(super) struct Read {
+pub(super) struct Read<T> {
     /// `None` only if the text is not TOML.
-    pub(super) file: Option<raw::File>,
+    pub(super) file: Option<T>,
     /// What was taken out.
     pub(super) problems: Vec<Problem>,
     /// Line of every key, by path.
@@ -23,11 +24,12 @@ pub(super) struct Read {
 const MAX_PROBLEMS: usize = 100;
 
 /// Reads a text.
-pub(super) fn read(text: &str) -> Read {
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Read<T> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let problem = |error: &toml::de::Error| Problem {
             path: String::new(),
+            file: None,
             line: error.span().map(|span| line_at(text, span.start)),
             message: format!("not TOML: {}", error.message()),
         };
@@ -67,7 +69,8 @@ fn note_value(text: &str, path: &str, value: &DeValue<'_>, lines: &mut BTreeMap<
     }
 }
 
-fn deserialize(table: toml::Table, problems: &mut Vec<Problem>) -> Option<raw::File> {
+/// A table without the values that do not fit, which are noted.
+pub(super) fn deserialize<T: DeserializeOwned>(table: toml::Table, problems: &mut Vec<Problem>) -> Option<T> {
     let mut value = toml::Value::Table(table);
     while problems.len() < MAX_PROBLEMS {
         let error = match serde_path_to_error::deserialize(value.clone()) {
@@ -76,7 +79,7 @@ fn deserialize(table: toml::Table, problems: &mut Vec<Problem>) -> Option<raw::F
         };
         let segments: Vec<Segment> = error.path().iter().cloned().collect();
         let message = explain(error.inner().message());
-        problems.push(Problem { path: error.path().to_string(), line: None, message });
+        problems.push(Problem { path: error.path().to_string(), file: None, line: None, message });
         if !take_out(&mut value, &segments) {
             return None;
         }
@@ -131,6 +134,7 @@ fn explain(message: &str) -> String {
     }
     message
         .replace("expected u8", "expected a whole number from 0 to 255")
+        .replace("expected u16", "expected a whole number from 0 to 65535")
         .replace("expected u32", "expected a whole number from 0 to 4294967295")
         .replace("expected u64", "expected a whole number from 0 to 9223372036854775807")
         .replace("expected f64", "expected a number")
@@ -159,6 +163,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::raw::File;
     use super::*;
 
     #[test]
@@ -170,7 +175,7 @@ mod tests {
 
     #[test]
     fn elements_keep_their_index() {
-        let read = read("[gateway]\nrlocs = [1, \"10.0.0.1\", true]\ninterface = [7, { name = 3 }]");
+        let read = read::<File>("[gateway]\nrlocs = [1, \"10.0.0.1\", true]\ninterface = [7, { name = 3 }]");
         let paths: Vec<&str> = read.problems.iter().map(|p| p.path.as_str()).collect();
         assert!(paths.contains(&"gateway.rlocs[0]"), "{paths:?}");
         assert!(paths.contains(&"gateway.rlocs[2]"), "{paths:?}");
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_their_line() {
-        let read = read("[node]\nname = \nstate_dir = \"x\"\n");
+        let read = read::<File>("[node]\nname = \nstate_dir = \"x\"\n");
         assert!(read.file.is_none());
         assert_eq!(read.problems[0].line, Some(2), "{:?}", read.problems);
     }

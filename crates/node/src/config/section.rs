@@ -1,6 +1,6 @@
 //! Sections that know their own documentation.
 
-use super::raw;
+use super::{raw, services};
 
 /// One key of a section, for the reference.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +54,11 @@ macro_rules! always_written {
     ($($ty:ty),* $(,)?) => { $(impl Unset for $ty {})* };
 }
 
-always_written!(bool, u8, u32, u64, usize, f64);
+always_written!(bool, u8, u16, u32, u64, usize, f64);
 always_written!(raw::LogFormat, raw::Hook, raw::OnStop, raw::Algorithm, raw::NonceCheck);
-always_written!(raw::InterfaceRole, raw::SourceKind);
+always_written!(raw::InterfaceRole, raw::SourceKind, raw::XdpMode);
+always_written!(services::raw::Protocol, services::raw::Hash, services::raw::WhenAllFail);
+always_written!(services::raw::CheckKind);
 always_written!(raw::Node, raw::Log, raw::Http, raw::ControllerMapServer, raw::Source);
 
 /// A table of the file: the struct, its defaults and its documentation from one list.
@@ -67,7 +69,7 @@ macro_rules! section {
         $name:ident { $( $(#[doc = $doc:literal])+ $field:ident : $ty:ty = $default:expr ),* $(,)? }
     ) => {
         $(#[doc = $section_doc])+
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $( $(#[doc = $doc])+ #[serde(skip_serializing_if = "Unset::is_unset")] pub $field: $ty, )*
@@ -101,7 +103,7 @@ macro_rules! choice {
         }
     ) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub enum $name {
             $(#[doc = $first_doc])+ #[default] #[serde(rename = $first_text)] $first,
             $( $(#[doc = $variant_doc])+ #[serde(rename = $text)] $variant, )*

@@ -89,6 +89,15 @@ rloc = "10.0.3.1"
 capacity = 800.5
 "#;
 
+const BALANCER: &str = r#"
+[node]
+name = "balancer"
+[balancer]
+interface = "eth0"
+seed = 7
+vteps = ["10.0.0.5"]
+"#;
+
 #[test]
 fn every_role_is_read() {
     let dir = directory();
@@ -109,12 +118,14 @@ fn every_role_is_read() {
     let controller = Config::parse(CONTROLLER, dir.path()).unwrap().controller.unwrap();
     assert_eq!(controller.mapserver_url, "http://127.0.0.1:9342");
     assert_eq!(controller.services[0].edges[1].capacity, 800.5);
+    let balancer = Config::parse(BALANCER, dir.path()).unwrap().balancer.unwrap();
+    assert_eq!((balancer.seed, balancer.table_memory), (7, 64 << 20));
 }
 
 #[test]
 fn what_is_written_is_read_back() {
     let dir = directory();
-    for text in [GATEWAY, MAPSERVER, CONTROLLER] {
+    for text in [GATEWAY, MAPSERVER, CONTROLLER, BALANCER] {
         let file: raw::File = toml::from_str(text).unwrap();
         let written = file.to_toml();
         assert_eq!(toml::from_str::<raw::File>(&written).unwrap(), file, "{written}");
@@ -271,6 +282,54 @@ fn controller_refusals() {
 }
 
 #[test]
+fn balancer_refusals() {
+    refused(
+        BALANCER,
+        &[
+            ("interface = \"eth0\"", "", "balancer.interface", "required: the name of an interface"),
+            ("seed = 7", "mode = \"offload\"", "balancer.mode", "unknown word"),
+            ("seed = 7", "seed = -1", "balancer.seed", "a whole number from 0 to 4294967295"),
+            ("seed = 7", "flow_entries = 9", "balancer.flow_entries", "1024 to 67108864"),
+            ("seed = 7", "table_memory_mib = 65", "balancer.table_memory_mib", "1 to 64"),
+            ("seed = 7", "services = \"absent.toml\"", "", "cannot read the file"),
+            ("10.0.0.5\"", "10.0.0.5\", \"10.0.0.5\"", "balancer.vteps[1]", "same address"),
+            (
+                "\"10.0.0.5\"",
+                "\"::1\", \"::2\", \"::3\", \"::4\", \"::5\"",
+                "balancer.vteps",
+                "at most 4 are supported",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_gateway_and_a_balancer_are_two_processes() {
+    let text = format!("{GATEWAY}[balancer]\ninterface = \"eth2\"\n");
+    let error = Config::parse(&text, directory().path()).unwrap_err();
+    assert_eq!(error.problems[0].path, "balancer");
+    assert!(error.to_string().contains("a file of its own"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_with_the_vips_is_said_with_their_file() {
+    let dir = directory();
+    let vips = "[[vips]]\nname = \"web\"\nport = 80\naddress = \"x\"\n[[vips]]\nnam = 1\n";
+    std::fs::write(dir.path().join("vips.toml"), vips).unwrap();
+    let text = BALANCER.replace("seed = 7", "services = \"vips.toml\"\nseeed = 7");
+    let said = Config::parse(&text, dir.path()).unwrap_err().to_string();
+    let vips = dir.path().join("vips.toml").display().to_string();
+    for line in [
+        "line 7: balancer.seeed: unknown key; did you mean `seed`?".to_owned(),
+        format!("{vips}: line 4: vips[0].address: `x` is not an IP address"),
+        format!("{vips}: line 6: vips[1].nam: unknown key; did you mean `name`?"),
+        format!("{vips}: line 5: vips[1].port: required: the port that clients send to, 1 to 65535"),
+    ] {
+        assert!(said.lines().any(|found| found == line), "{line} is missing in\n{said}");
+    }
+}
+
+#[test]
 fn everything_wrong_is_said_at_once_with_lines() {
     let dir = directory();
     let text = "[node]\nname = \"\"\nstatedir = \"x\"\n[mapserver]\nlisten = [\"x\", 1]\n\n[[mapserver.site]]\n\
@@ -297,7 +356,10 @@ fn everything_wrong_is_said_at_once_with_lines() {
 #[test]
 fn a_file_without_a_role_is_refused() {
     let error = Config::parse("[node]\nname = \"a\"", Path::new("")).unwrap_err();
-    assert_eq!(error.to_string(), "no role: add a section [gateway], [mapserver] or [controller]");
+    assert_eq!(
+        error.to_string(),
+        "no role: add a section [gateway], [mapserver], [controller] or [balancer]"
+    );
 }
 
 #[test]
@@ -311,10 +373,10 @@ proptest::proptest! {
     /// Whatever is in the file, it is read or refused with at least one problem; nothing panics or runs on.
     #[test]
     fn any_text_is_read_or_refused(
-        which in 0..3_usize,
+        which in 0..4_usize,
         cut in proptest::collection::vec((proptest::num::usize::ANY, "[ -~]{0,12}|\\PC{0,3}"), 1..6),
     ) {
-        let mut lines: Vec<String> = [GATEWAY, MAPSERVER, CONTROLLER][which].lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = [GATEWAY, MAPSERVER, CONTROLLER, BALANCER][which].lines().map(str::to_owned).collect();
         for (at, text) in cut {
             let line = at % lines.len();
             match at % 5 {

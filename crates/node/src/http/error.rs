@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -28,6 +29,24 @@ pub enum ApiError {
         /// Path of the field, e.g. `locators[0].rloc`.
         field: String,
         /// What is wrong with it.
+        message: String,
+    },
+    /// A document has mistakes, all of which are told.
+    #[error("{}", told(.problems))]
+    Invalid {
+        /// At least one.
+        problems: Vec<ProblemBody>,
+    },
+    /// The change was made for another state than there is.
+    #[error("{message}")]
+    Conflict {
+        /// What was changed meanwhile.
+        message: String,
+    },
+    /// What is to be made is there.
+    #[error("{message}")]
+    AlreadyExists {
+        /// What it is.
         message: String,
     },
     /// The body is no JSON at all.
@@ -68,7 +87,7 @@ pub enum ApiError {
 }
 
 /// The body of a refusal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// Kind of the refusal, also the label of the metric.
     pub error: String,
@@ -76,6 +95,19 @@ pub struct ErrorBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// For people.
+    pub message: String,
+    /// Everything that is wrong with a document, the first of it in `field` and `message` too; left out where there is
+    /// no more than these say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ProblemBody>,
+}
+
+/// One thing that is wrong with a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProblemBody {
+    /// Path of the field, e.g. `backends[0].address`; empty for the document as a whole.
+    pub field: String,
+    /// What is wrong with it and what to do.
     pub message: String,
 }
 
@@ -107,7 +139,9 @@ impl ApiError {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::InvalidField { .. } => (StatusCode::BAD_REQUEST, "invalid_field"),
+            Self::Conflict { .. } => (StatusCode::CONFLICT, "conflict"),
+            Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "already_exists"),
+            Self::InvalidField { .. } | Self::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid_field"),
             Self::InvalidBody { .. } => (StatusCode::BAD_REQUEST, "invalid_body"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
@@ -121,15 +155,37 @@ impl ApiError {
         match self {
             Self::InvalidField { field, .. } => Some(field.clone()),
             Self::Refused { field, .. } => field.clone(),
+            Self::Invalid { problems } => problems.first().map(|problem| problem.field.clone()),
             _ => None,
         }
+    }
+
+    fn problems(&self) -> Vec<ProblemBody> {
+        match self {
+            Self::Invalid { problems } => problems.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The first of several problems.
+fn told(problems: &[ProblemBody]) -> String {
+    let first = problems.first().map_or("the document is wrong", |problem| &problem.message);
+    match problems.len() {
+        0 | 1 => first.to_owned(),
+        count => format!("{first} ({count} problems)"),
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind) = self.row();
-        let body = ErrorBody { error: kind.to_owned(), field: self.at(), message: self.to_string() };
+        let body = ErrorBody {
+            error: kind.to_owned(),
+            field: self.at(),
+            message: self.to_string(),
+            problems: self.problems(),
+        };
         let mut response = (status, Json(body)).into_response();
         response.extensions_mut().insert(Refusal(kind));
         if status == StatusCode::UNAUTHORIZED {

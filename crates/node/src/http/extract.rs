@@ -10,22 +10,23 @@ use serde::de::DeserializeOwned;
 use super::ApiError;
 use super::limits::MAX_BODY;
 
-/// A JSON body.
+/// A JSON body. A route with another limit than usual has it in a layer of its own, and says it here.
 #[derive(Clone, Copy, Debug)]
-pub struct JsonBody<T>(pub T);
+pub struct JsonBody<T, const LIMIT: usize = MAX_BODY>(pub T);
 
 /// The parameters behind `?`.
 #[derive(Clone, Copy, Debug)]
 pub struct Params<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for JsonBody<T, LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::UnsupportedMediaType);
         }
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection))?;
+        let body =
+            Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection, LIMIT))?;
         let mut json = serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
         json.end().map_err(|error| ApiError::InvalidBody { message: error.to_string() })?;
@@ -48,9 +49,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     value.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn too_large(rejection: &BytesRejection) -> ApiError {
+fn too_large(rejection: &BytesRejection, limit: usize) -> ApiError {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return ApiError::BodyTooLarge { limit: MAX_BODY };
+        return ApiError::BodyTooLarge { limit };
     }
     ApiError::InvalidBody { message: rejection.body_text() }
 }

@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-pub use error::{ApiError, ErrorBody};
+pub use error::{ApiError, ErrorBody, ProblemBody};
 pub use extract::{JsonBody, Params};
 
 use crate::config;

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use node::address::Prefix;
+use node::balancer::body::{BackendStatus, BalancerStatus, FlowExplanation, SlotBody, VipStatus};
+use node::config::services::raw;
 use node::controller::{DecisionView, EdgeView, MeasurementView, ServiceView};
 use node::gateway::body::{
     AppliedBody, FlowBody, LoadBody, LocatorBody, MapServerBody, MappingBody, ProbedBody, StatusBody,
@@ -36,7 +38,7 @@ fn json(value: impl Serialize) -> String {
 
 const INTRODUCTION: &str = "\
 JSON over plain HTTP on `http.listen` (loopback by default). With `http.token_file` every request but `/metrics`, \
-`/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`. Bodies are at most 64 KiB and have \
+`/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`. Bodies are at most 64 KiB (32 MiB for documents of VIPs) and have \
 `Content-Type: application/json`; unknown fields are refused. Nothing changes when a request is refused.
 
 A refusal has a status and a body; `field` is left out where there is none. Refusals are counted in \
@@ -47,6 +49,7 @@ A refusal has a status and a body; `field` is left out where there is none. Refu
 | `unauthorized` | 401 |
 | `not_found` | 404 |
 | `method_not_allowed` | 405 |
+| `conflict`, `already_exists` | 409 |
 | `invalid_field`, `invalid_body` | 400 |
 | `body_too_large` | 413 |
 | `unsupported_media_type` | 415 |
@@ -62,6 +65,7 @@ pub(super) fn api() -> String {
         error: "invalid_field".into(),
         field: Some("locators[0].rloc".into()),
         message: "invalid IP address syntax at line 1 column 52".into(),
+        problems: Vec::new(),
     };
     let _ = write!(text, "```json\n{}\n```\n\n", json(refusal));
     let roles = [
@@ -69,6 +73,7 @@ pub(super) fn api() -> String {
         ("Gateway", gateway()),
         ("Map server", mapserver()),
         ("Controller", controller()),
+        ("Balancer", balancer()),
     ];
     for (role, routes) in roles {
         let _ = write!(text, "## {role}\n\n");
@@ -323,5 +328,115 @@ fn decision() -> DecisionView {
             rps: Some(400.0),
             reason: "filled to its capacity".into(),
         }],
+    }
+}
+
+const CHANGES: &str = "Every VIP, as it is desired. Of changes here and below: `?dry_run=true` answers as if and changes nothing. `ETag` of every answer is the generation; a change \
+                       with `If-Match`, or with `generation` in its body, is refused with 409 if there is another one. \
+                       Every mistake in a body is told at once, in `problems`. Described in OpenAPI 3.1: \
+                       [balancer-openapi.json](balancer-openapi.json).";
+
+fn balancer() -> Vec<Route> {
+    let services = super::examples::services();
+    let written = raw::Services { generation: Some(7), ..services.clone() };
+    let vip = services.vips.first().cloned().expect("the example has a VIP");
+    let stored = raw::Vip { generation: Some(7), ..vip.clone() };
+    let backend = vip.backends.first().cloned().expect("the example has a backend");
+    let drained = raw::Backend { weight: 0, ..backend.clone() };
+    let mut routes = vec![
+        Route::get("/v1/vips", CHANGES, &written),
+        change("POST", "/v1/vips", "Makes a VIP that must not be there.", &vip, &stored),
+        change("PUT", "/v1/vips", "Makes these VIPs all there are, in one change.", &services, &written),
+        delete("/v1/vips", "Removes every VIP. 204."),
+        Route::get("/v1/vips/{vip}", "A VIP, as it is desired.", &stored),
+        change(
+            "PUT",
+            "/v1/vips/{vip}",
+            "Makes a VIP as it is written; what is left out gets its default.",
+            &vip,
+            &stored,
+        ),
+        delete("/v1/vips/{vip}", "Removes a VIP. 204."),
+        Route::get("/v1/vips/{vip}/backends", "Its backends, as they are desired.", [&backend]),
+        change(
+            "POST",
+            "/v1/vips/{vip}/backends",
+            "Adds a backend that must not be there.",
+            &backend,
+            &backend,
+        ),
+        Route::get("/v1/vips/{vip}/backends/{backend}", "A backend, as it is desired.", &backend),
+    ];
+    let words = "Makes a backend as it is written. Weight 0 drains it: no new flows come.";
+    routes.push(change("PUT", "/v1/vips/{vip}/backends/{backend}", words, &drained, &drained));
+    routes.push(delete("/v1/vips/{vip}/backends/{backend}", "Removes a backend. 204."));
+    routes.push(Route::get("/v1/status", "How every VIP and backend stands, and why.", balancer_status()));
+    routes.push(Route::get(
+        "/v1/explain?source=&destination=&protocol=&segment=&first=",
+        "What the data path would do with a packet now, and why. `protocol` is `tcp` and `segment` `none` unless told \
+         otherwise; `first=true` is for the packet that begins a connection.",
+        explanation(),
+    ));
+    routes
+}
+
+fn change(
+    method: &'static str,
+    path: &'static str,
+    words: &'static str,
+    request: impl Serialize,
+    answer: impl Serialize,
+) -> Route {
+    Route { method, path, words, request: Some(json(request)), answer: Some(json(answer)) }
+}
+
+const fn delete(path: &'static str, words: &'static str) -> Route {
+    Route { method: "DELETE", path, words, request: None, answer: None }
+}
+
+fn balancer_status() -> BalancerStatus {
+    let backend = BackendStatus {
+        name: "web1".into(),
+        address: address("10.0.100.11"),
+        health: Some("up".into()),
+        since_unix_ns: AT,
+        said: Some("answers".into()),
+        weight: 100,
+        usable: true,
+        slots: 511,
+        mac: Some("02:00:00:00:00:0b".into()),
+        why: "working".into(),
+    };
+    let vip = VipStatus {
+        name: "web".into(),
+        vip: "192.0.2.10:80/tcp".into(),
+        generation: 7,
+        all_fail: false,
+        draining: false,
+        table_bytes: 2048,
+        backends: vec![backend],
+    };
+    BalancerStatus {
+        interface: "eth0".into(),
+        mode: "native".into(),
+        generation: 7,
+        source: "api".into(),
+        in_step: true,
+        error: None,
+        vips: vec![vip],
+    }
+}
+
+fn explanation() -> FlowExplanation {
+    let slot = SlotBody { size: 1021, slot: 402, backend: Some("web1".into()), usable: true };
+    FlowExplanation {
+        vip: Some("web".into()),
+        hash: Some(1_693_451_122),
+        current: Some(slot),
+        previous: None,
+        remembered: None,
+        verdict: "forwarded".into(),
+        backend: Some("web1".into()),
+        because: "the VIP's table names it".into(),
     }
 }

@@ -1,21 +1,47 @@
 //! A file per role, written with the types that read it.
 
 use node::config::raw::{
-    Controller, ControllerMapServer, Edge, File, Gateway, GatewayEid, GatewayMapServer, Http, Interface,
-    InterfaceRole, MapServer, Node, PubSub, Service, Site, SitePrefix, Source, Subscriber,
+    Balancer, Controller, ControllerMapServer, Edge, File, Gateway, GatewayEid, GatewayMapServer, Http,
+    Interface, InterfaceRole, MapServer, Node, PubSub, Service, Site, SitePrefix, Source, Subscriber,
 };
+use node::config::services::raw::{Backend, CheckKind, Health, Services, Vip};
 
 const CLIENT_XTR: &str = "0000000000000000000000000a000101";
 const SERVICE: &str = "10.100.0.1/32";
 
 /// Title and file.
-pub(super) fn examples() -> [(&'static str, File); 4] {
+pub(super) fn examples() -> [(&'static str, File); 5] {
     [
         ("A gateway in front of clients", client_gateway()),
         ("A gateway at an edge", edge_gateway()),
         ("A map server", map_server()),
         ("A controller", controller()),
+        ("A balancer", balancer()),
     ]
+}
+
+/// What a balancer's file of VIPs holds.
+pub(super) fn services() -> Services {
+    let backend = |name: &str, address: &str| Backend {
+        name: name.into(),
+        address: address.into(),
+        ..Backend::default()
+    };
+    let health = Health { kind: CheckKind::Http, path: Some("/healthz".into()), ..Health::default() };
+    let vip = Vip {
+        name: "web".into(),
+        address: "192.0.2.10".into(),
+        port: 80,
+        health: Some(health),
+        backends: vec![backend("web1", "10.0.100.11"), backend("web2", "10.0.100.12")],
+        ..Vip::default()
+    };
+    Services { generation: None, vips: vec![vip] }
+}
+
+fn balancer() -> File {
+    let balancer = Balancer { interface: "eth0".into(), seed: 2_779_096_485, ..Balancer::default() };
+    File { balancer: Some(balancer), ..file("balancer") }
 }
 
 fn file(name: &str) -> File {
@@ -141,5 +167,6 @@ mod tests {
             let read = Config::parse(&text, directory.path());
             assert!(read.is_ok(), "{title}:\n{text}\n{}", read.unwrap_err());
         }
+        node::config::services::parse(&services().to_toml(), None).unwrap();
     }
 }

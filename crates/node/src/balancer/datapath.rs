@@ -1,0 +1,73 @@
+//! What the role asks of its data path, so that everything above it runs without a kernel.
+
+use std::collections::BTreeMap;
+
+use codec::Instant;
+use dataplane::DataplaneError;
+use dataplane::balancer::{Applied, Balancer, Explanation, FlowQuery, Vip, VipCounters, VipId};
+use futures_util::future::BoxFuture;
+
+use bpf_abi::BalancerReason;
+
+/// Slots of a VIP's table that name a backend, by its name.
+pub(super) type SlotCounts = BTreeMap<VipId, BTreeMap<String, u32>>;
+
+/// See [`Balancer`], whose methods these are.
+pub(super) trait Datapath: Send {
+    /// Brings the kernel's maps in step.
+    fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError>;
+    /// When [`Self::handle_timeout`] has something to do.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// Ends drains.
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError>;
+    /// Frames and octets.
+    fn counters(&self) -> Result<Vec<VipCounters>, DataplaneError>;
+    /// Frames by reason.
+    fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError>;
+    /// Octets of tables.
+    fn memory(&self) -> Vec<(VipId, u64)>;
+    /// Slots in force; walks over every table.
+    fn slots(&self) -> SlotCounts;
+    /// What becomes of a packet.
+    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError>;
+    /// Ends the process's part in it.
+    fn stop(self: Box<Self>) -> BoxFuture<'static, Result<(), DataplaneError>>;
+}
+
+impl Datapath for Balancer {
+    fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
+        Self::apply(self, now, desired)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Self::poll_timeout(self)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError> {
+        Self::handle_timeout(self, now)
+    }
+
+    fn counters(&self) -> Result<Vec<VipCounters>, DataplaneError> {
+        Self::counters(self)
+    }
+
+    fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError> {
+        Self::reasons(self)
+    }
+
+    fn memory(&self) -> Vec<(VipId, u64)> {
+        Self::memory(self)
+    }
+
+    fn slots(&self) -> SlotCounts {
+        Self::slots(self).into_iter().map(|(vip, slots)| (vip, slots.into_iter().collect())).collect()
+    }
+
+    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
+        Self::explain(self, flow)
+    }
+
+    fn stop(self: Box<Self>) -> BoxFuture<'static, Result<(), DataplaneError>> {
+        Box::pin(async move { Self::stop(*self).await })
+    }
+}

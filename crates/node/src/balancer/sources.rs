@@ -1,0 +1,200 @@
+//! What is learnt of backends: verdicts of their checks, and link-layer addresses.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use dataplane::DataplaneError;
+use dataplane::netlink::Netlink;
+use tokio::sync::watch;
+
+use super::core::{BackendKey, Core, Health, Target};
+use super::health::{self, Changed, Checks, Endpoint, Pace, State, Watched};
+use super::neighbour::{self, Change, Neighbours, vlan_of};
+use super::shell::{Event, Sources};
+use crate::clock::Clock;
+use crate::config::services::{Backend, Check, HealthCheck};
+use crate::role::RoleError;
+
+/// Who is checked. One that is somewhere else is somebody else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Checked {
+    key: BackendKey,
+    address: IpAddr,
+    segment: u32,
+}
+
+/// Checks and neighbour messages of all backends.
+#[derive(Debug)]
+pub(super) struct Backends {
+    checks: Checks<Checked>,
+    neighbours: Neighbours,
+    netlink: Netlink,
+    routes: watch::Receiver<u64>,
+    targets: Vec<Target>,
+    /// Who is asked on behalf of whom.
+    asked: BTreeMap<neighbour::Target, Vec<Target>>,
+    /// Ways to tunnel endpoints are to be looked up again.
+    look_up: bool,
+    known: VecDeque<Event>,
+}
+
+impl Backends {
+    /// Opens what is needed on the port, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If there is no such interface, or the kernel refuses a socket.
+    pub(super) async fn open(
+        interface: &str,
+        clock: Clock,
+        random: [u8; 16],
+    ) -> Result<Self, DataplaneError> {
+        let [for_checks, for_neighbours] =
+            [0, 8].map(|at| random.iter().skip(at).take(8).fold(0, |n, octet| n << 8 | u64::from(*octet)));
+        let netlink = Netlink::connect(false)?;
+        Ok(Self {
+            checks: Checks::new(clock, for_checks),
+            neighbours: Neighbours::open(interface, Vec::new(), clock, for_neighbours).await?,
+            routes: netlink.changes(),
+            netlink,
+            targets: Vec::new(),
+            asked: BTreeMap::new(),
+            look_up: false,
+            known: VecDeque::new(),
+        })
+    }
+
+    /// Whom to ask for each address that is needed, and what is known already.
+    async fn ask_neighbours(&mut self) {
+        let mut asked: BTreeMap<_, Vec<Target>> = BTreeMap::new();
+        for target in &self.targets {
+            let Some(vlan) = vlan_of(target.segment) else { continue };
+            let address = if target.routed { self.next_hop(target.address).await } else { target.address };
+            asked.entry(neighbour::Target { vlan, address }).or_default().push(*target);
+        }
+        self.neighbours.set_targets(asked.keys().copied());
+        for (of, targets) in &asked {
+            if let Some(mac) = self.neighbours.get(of).and_then(|known| known.mac) {
+                self.known.extend(targets.iter().map(|target| Event::Neighbour { target: *target, mac }));
+            }
+        }
+        self.asked = asked;
+        self.look_up = false;
+    }
+
+    /// The router towards an address, or the address itself.
+    async fn next_hop(&self, address: IpAddr) -> IpAddr {
+        match self.netlink.route_to(address).await {
+            Ok(route) => route.and_then(|route| route.gateway).unwrap_or(address),
+            Err(error) => {
+                tracing::warn!(%address, %error, "no way found; it is taken to be on the segment");
+                address
+            }
+        }
+    }
+
+    fn resolved(&mut self, of: neighbour::Target, mac: [u8; 6]) {
+        let targets = self.asked.get(&of).into_iter().flatten();
+        self.known.extend(targets.map(|target| Event::Neighbour { target: *target, mac }));
+    }
+
+    fn neighbour_changed(&mut self, of: neighbour::Target, change: Change) {
+        match change {
+            Change::Resolved { mac } => {
+                tracing::debug!(neighbour = %of, "link-layer address resolved");
+                self.resolved(of, mac);
+            }
+            Change::Moved { to, .. } => {
+                tracing::info!(neighbour = %of, "has another link-layer address");
+                self.resolved(of, to);
+            }
+            Change::Stale { .. } => {
+                tracing::warn!(neighbour = %of, "does not tell its link-layer address any more")
+            }
+            Change::Failed => tracing::warn!(neighbour = %of, "does not tell its link-layer address"),
+        }
+    }
+
+    fn watched(&self, backend: &Backend, health: &HealthCheck) -> Watched {
+        let check = match &health.check {
+            Check::Tcp { port } => health::Check::Tcp { port: *port },
+            Check::Http { port, path, host, status } => health::Check::Http {
+                port: *port,
+                path: path.clone(),
+                host: host.clone(),
+                status: status.clone(),
+            },
+            Check::Icmp => health::Check::Icmp,
+            Check::Arp => health::Check::Arp,
+        };
+        let neighbour = vlan_of(backend.segment).map(|vlan| (self.neighbours.asker(), vlan));
+        let endpoint = Endpoint { neighbour, ..Endpoint::new(backend.address) };
+        let (rise, fall) = (u32::from(health.rise), u32::from(health.fall));
+        Watched {
+            check,
+            endpoint,
+            timeout: health.timeout,
+            pace: Pace { interval: health.interval, rise, fall },
+        }
+    }
+}
+
+impl Sources for Backends {
+    fn watch(&mut self, core: &Core) {
+        let mut watched = BTreeMap::new();
+        // A check by neighbour messages needs its backend among the neighbours, also if its address is configured.
+        let mut targets = core.targets();
+        for view in core.vips() {
+            let Some(health) = &view.vip.health else { continue };
+            for of in &view.backends {
+                let key = BackendKey { vip: view.vip.name.clone(), backend: of.backend.name.clone() };
+                let (address, segment) = (of.backend.address, of.backend.segment);
+                if health.check == Check::Arp {
+                    targets.insert(Target { segment, address, routed: false });
+                }
+                let checked = Checked { key, address, segment: segment.value() };
+                watched.insert(checked, self.watched(of.backend, health));
+            }
+        }
+        let ids: Vec<Checked> = watched.keys().cloned().collect();
+        self.checks.watch(watched);
+        // A verdict that stands is told again: whoever asks may have begun anew with this backend.
+        for id in ids {
+            let state = self.checks.state(&id);
+            self.known.extend(state.and_then(|state| health_event(id.key, state, String::new())));
+        }
+        self.targets = targets.into_iter().collect();
+        self.look_up = true;
+    }
+
+    async fn next(&mut self) -> Result<Event, RoleError> {
+        loop {
+            if self.look_up {
+                self.ask_neighbours().await;
+            }
+            if let Some(event) = self.known.pop_front() {
+                return Ok(event);
+            }
+            tokio::select! {
+                Changed { id, state, reason } = self.checks.changed() => {
+                    let said = reason.map_or_else(|| "answers".to_owned(), |failure| failure.to_string());
+                    self.known.extend(health_event(id.key, state, said));
+                }
+                changed = self.neighbours.changed() => {
+                    let (of, change) = changed?;
+                    self.neighbour_changed(of, change);
+                }
+                Ok(()) = self.routes.changed() => self.look_up = true,
+            }
+        }
+    }
+}
+
+/// No verdict is no event.
+fn health_event(key: BackendKey, state: State, said: String) -> Option<Event> {
+    let health = match state {
+        State::Unknown => return None,
+        State::Healthy => Health::Up,
+        State::Unhealthy => Health::Down,
+    };
+    Some(Event::Health { key, health, said })
+}
