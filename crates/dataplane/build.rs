@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECTS: [&str; 2] = ["weir", "bench"];
+const OBJECTS: [&str; 3] = ["weir", "balancer", "bench"];
 /// Debian's compiler; it comes with `core` for the target, so no source of the standard library is needed.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 

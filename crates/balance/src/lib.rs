@@ -5,6 +5,8 @@
 //! share of every edge by [`algorithm1()`], keeps what is in force when nothing speaks for a change, and
 //! says why in words. Deciding from offered load and never from the load measured behind the split is
 //! what keeps the loop free of feedback: the input does not depend on the weights.
+//!
+//! [`maglev`] is the choice behind the edge: which member of its site takes a flow.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,6 +14,7 @@ extern crate alloc;
 
 mod algorithm1;
 mod decision;
+pub mod maglev;
 mod measurement;
 mod wire;
 

@@ -57,9 +57,15 @@ pub struct VipKey {
 }
 
 /// A VIP. A change replaces the whole value, which the kernel does at once for every packet.
+///
+/// The kernel gives the memory of a replaced value to the next one without waiting for programs that still read it.
+/// Both generations are written with the value and differ from all others': a program that finds two different ones
+/// has read a mixture, and looks again.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipValue {
+    /// Another number after every change of any VIP.
+    pub generation: u32,
     /// Index of its counters; of no meaning in an address's entry.
     pub id: u32,
     /// `VIP_*` bits.
@@ -72,10 +78,8 @@ pub struct VipValue {
     pub previous_table: u32,
     /// Slots of the previous table; 0 when nothing is kept.
     pub previous_size: u32,
-    /// Another number after every change, for whoever looks at it; programs do not.
-    pub generation: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// [`Self::generation`] once more.
+    pub generation_again: u32,
 }
 
 /// Flows are remembered, and survive any change while their backend lives.

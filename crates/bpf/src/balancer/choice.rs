@@ -1,0 +1,207 @@
+//! Rules 4 to 8: which VIP, and which of its backends.
+
+use bpf_abi::BalancerReason as Reason;
+use bpf_abi::balancer::{
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND,
+    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, slot,
+};
+use bpf_abi::hash_words_from;
+
+use crate::headers::Address;
+use crate::maps::{Aligned, BACKENDS, FLOWS, FlowWords, TABLES, VIPS, VipWords};
+use crate::packet::{Kind, Packet};
+use crate::segment::Layers;
+
+/// What is done with a packet that is not refused.
+pub(crate) enum Choice {
+    /// Its echo request is answered.
+    Answer,
+    Send(Chosen),
+}
+
+/// The backend of a packet.
+pub(crate) struct Chosen {
+    /// Counters of the VIP.
+    pub(crate) vip: u32,
+    pub(crate) index: u32,
+    pub(crate) backend: BackendValue,
+    pub(crate) reason: Reason,
+}
+
+/// The VIP of a packet by rules 4 to 7, then its backend.
+#[inline(always)]
+pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet) -> Result<Choice, Reason> {
+    let at = |port_protocol| look_up(&packet.destination, layers.segment, port_protocol);
+    let protocol = u32::from(packet.protocol) << 16;
+    let exact = packet.ports >> 16 | protocol;
+    let vip = match packet.kind {
+        Kind::Transport { .. } => at(exact)?.ok_or(Reason::PassNoVip)?,
+        Kind::Fragment => match at(protocol)? {
+            Some(vip) => vip,
+            None => return Err(at(0)?.map_or(Reason::PassNoVip, |_| Reason::DropFragment)),
+        },
+        Kind::ExtensionHeader => {
+            return Err(at(0)?.map_or(Reason::PassNoVip, |_| Reason::DropExtensionHeader));
+        }
+        Kind::EchoRequest => {
+            let address = at(0)?.ok_or(Reason::PassNoVip)?;
+            return if address.flags & VIP_ECHO != 0 { Ok(Choice::Answer) } else { Err(Reason::PassIcmp) };
+        }
+        Kind::Error => {
+            at(0)?.ok_or(Reason::PassNoVip)?;
+            at(exact)?.ok_or(Reason::PassIcmp)?
+        }
+        Kind::OtherIcmp => return Err(at(0)?.map_or(Reason::PassNoVip, |_| Reason::PassIcmp)),
+        Kind::Other => return Err(Reason::PassNoVip),
+    };
+    let flow = Flow::new(node, layers, packet, &vip);
+    flow.backend(&vip, packet.kind).map(Choice::Send)
+}
+
+/// A VIP's entry, read at one moment.
+#[inline(always)]
+fn look_up(address: &Address, segment: u32, port_protocol: u32) -> Result<Option<VipValue>, Reason> {
+    let key = Aligned(VipWords { address: *address, segment, port_protocol });
+    for _ in 0..2 {
+        // SAFETY: the value may be replaced while it is read, which `whole` finds out.
+        let Some(value) = (unsafe { VIPS.get(&key.0) }) else { return Ok(None) };
+        if let Some(value) = whole(value) {
+            return Ok(Some(value));
+        }
+    }
+    Err(Reason::DropNotReady)
+}
+
+/// The value, unless another one is being written in its place. It is written from its start to its end and read the
+/// other way round, so a mixture has two generations.
+#[inline(always)]
+fn whole(value: *const VipValue) -> Option<VipValue> {
+    // SAFETY: a value of the VIP table: its memory is valid for the run of the program, whatever it holds.
+    unsafe {
+        let generation_again = (&raw const (*value).generation_again).read_volatile();
+        let previous_size = (&raw const (*value).previous_size).read_volatile();
+        let previous_table = (&raw const (*value).previous_table).read_volatile();
+        let size = (&raw const (*value).size).read_volatile();
+        let table = (&raw const (*value).table).read_volatile();
+        let flags = (&raw const (*value).flags).read_volatile();
+        let id = (&raw const (*value).id).read_volatile();
+        let generation = (&raw const (*value).generation).read_volatile();
+        let read =
+            VipValue { generation, id, flags, table, size, previous_table, previous_size, generation_again };
+        (generation == generation_again).then_some(read)
+    }
+}
+
+/// A flow to a VIP.
+struct Flow {
+    key: Aligned<FlowWords>,
+    hash: u32,
+}
+
+impl Flow {
+    #[inline(always)]
+    fn new(node: &BalancerNodeValue, layers: &Layers, packet: &Packet, vip: &VipValue) -> Self {
+        let ports = if vip.flags & VIP_BY_ADDRESSES == 0 { packet.ports } else { 0 };
+        let key = FlowWords {
+            source: packet.source,
+            destination: packet.destination,
+            ports,
+            protocol: u32::from(packet.protocol),
+            segment: layers.segment,
+        };
+        let native =
+            |[a, b, c, d]: Address| [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d)];
+        let hash = hash_words_from(
+            node.seed,
+            native(key.source),
+            native(key.destination),
+            key.segment,
+            u32::from_be(ports),
+            key.protocol,
+        );
+        Self { key: Aligned(key), hash }
+    }
+
+    /// Rule 8.
+    #[inline(always)]
+    fn backend(&self, vip: &VipValue, kind: Kind) -> Result<Chosen, Reason> {
+        let is_error = kind == Kind::Error;
+        let is_first = kind == Kind::Transport { first: true };
+        let remembers = vip.flags & VIP_FLOW_TABLE != 0;
+        let chosen = |index, backend, reason| {
+            let reason = if is_error { Reason::IcmpRelayed } else { reason };
+            Chosen { vip: vip.id, index, backend, reason }
+        };
+        let current = self.slot(vip.table, vip.size);
+        let previous = self.previous(vip, current);
+        if !is_first && (remembers || previous.is_some()) {
+            if let Some((index, backend)) = self.remembered() {
+                return Ok(chosen(index, backend, Reason::ForwardedFlow));
+            }
+        }
+        if !is_first && let Some((index, backend)) = previous {
+            if remembers && !is_error {
+                self.remember(index, &backend);
+            }
+            return Ok(chosen(index, backend, Reason::ForwardedPrevious));
+        }
+        let backend = usable(current).ok_or(Reason::DropNoBackend)?;
+        if remembers && !is_error || is_first && previous.is_some() {
+            self.remember(current, &backend);
+        }
+        Ok(chosen(current, backend, Reason::Forwarded))
+    }
+
+    /// Backend of the table before the last change, if that is another one and usable.
+    #[inline(always)]
+    fn previous(&self, vip: &VipValue, current: u32) -> Option<(u32, BackendValue)> {
+        if vip.previous_size == 0 {
+            return None;
+        }
+        let previous = self.slot(vip.previous_table, vip.previous_size);
+        if previous == current {
+            return None;
+        }
+        usable(previous).map(|backend| (previous, backend))
+    }
+
+    /// Index of the backend that a table names.
+    #[inline(always)]
+    fn slot(&self, table: u32, size: u32) -> u32 {
+        if size == 0 {
+            return u32::from(NO_BACKEND);
+        }
+        let slot = slot(self.hash, size);
+        const { assert!(CHUNK_SLOTS.is_power_of_two(), "the verifier must see the bound") };
+        match TABLES.get(table + slot / CHUNK_SLOTS) {
+            Some(chunk) => u32::from(chunk[(slot % CHUNK_SLOTS) as usize]),
+            None => u32::from(NO_BACKEND),
+        }
+    }
+
+    #[inline(always)]
+    fn remembered(&self) -> Option<(u32, BackendValue)> {
+        // SAFETY: two words; a torn read gives a serial that is not the backend's.
+        let flow = unsafe { FLOWS.get(&self.key.0) }?;
+        let (index, serial) = (flow.backend, flow.serial);
+        let backend = usable(index)?;
+        (backend.serial == serial).then_some((index, backend))
+    }
+
+    /// A full or contended table costs stickiness, never the packet.
+    #[inline(always)]
+    fn remember(&self, index: u32, backend: &BackendValue) {
+        const BPF_ANY: u64 = 0;
+        let value = Aligned(BalancedFlowValue { backend: index, serial: backend.serial });
+        let _ = FLOWS.insert(&self.key.0, &value.0, BPF_ANY);
+    }
+}
+
+#[inline(always)]
+fn usable(index: u32) -> Option<BackendValue> {
+    if index == u32::from(NO_BACKEND) {
+        return None;
+    }
+    let backend = BACKENDS.get(index)?;
+    (backend.flags & BACKEND_USABLE != 0).then_some(*backend)
+}

@@ -1,0 +1,57 @@
+//! The frame in memory.
+
+use core::{arch::asm, mem::size_of};
+
+use aya_ebpf::bindings::xdp_md;
+
+/// A frame. Its size never changes, so the ends are read once.
+pub(crate) struct Frame {
+    start: usize,
+    end: usize,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub(crate) fn new(context: *mut xdp_md) -> Self {
+        // SAFETY: the context is valid for the run of the program.
+        unsafe { Self { start: (*context).data as usize, end: (*context).data_end as usize } }
+    }
+
+    /// Octets from the Ethernet header on.
+    #[inline(always)]
+    pub(crate) fn length(&self) -> u32 {
+        (self.end - self.start) as u32
+    }
+
+    /// Pointer to a `T` at a constant `offset`, if the frame holds it whole.
+    #[inline(always)]
+    pub(crate) fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let pointer = self.start + offset;
+        if pointer + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(pointer as *mut T)
+    }
+
+    /// [`Self::at`] for an offset that is not a constant.
+    ///
+    /// The compiler must not compute the checked and the used address in two ways: the verifier would take them for
+    /// different pointers.
+    #[inline(always)]
+    pub(crate) fn at_variable<T>(&self, offset: usize) -> Option<*mut T> {
+        let pointer = opaque(self.start + offset);
+        if pointer + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(pointer as *mut T)
+    }
+}
+
+/// The same value, but the compiler cannot tell where it comes from.
+#[inline(always)]
+fn opaque(mut value: usize) -> usize {
+    // One instruction, because none at all would give two source lines to the next one, which the kernel refuses.
+    // SAFETY: a register is copied to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
+}

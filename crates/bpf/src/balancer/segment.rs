@@ -1,0 +1,225 @@
+//! Rule 2: what is in front of the network header, and which segment that makes.
+
+use bpf_abi::BalancerReason as Reason;
+use bpf_abi::balancer::{BalancerNodeValue, VTEPS, segment};
+
+use crate::frame::Frame;
+use crate::headers::{Address, Ethernet, Ipv4, Ipv6, UDP, mapped, read_words, words};
+
+/// Ethernet II without tags.
+pub(crate) const ETHERNET: usize = 14;
+const TAG: usize = 4;
+/// UDP, VXLAN or Geneve without options, and the inner Ethernet header.
+const TUNNEL: usize = 8 + 8 + ETHERNET;
+
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const DOT1Q: [u8; 2] = [0x81, 0x00];
+const DOT1AD: [u8; 2] = [0x88, 0xa8];
+const VXLAN_PORT: [u8; 2] = 4789u16.to_be_bytes();
+const GENEVE_PORT: [u8; 2] = 6081u16.to_be_bytes();
+
+/// IP version.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// What stands in front of the network header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    Untagged,
+    Tagged,
+    DoubleTagged,
+    /// The outer header is IPv4 without options.
+    TunnelV4,
+    TunnelV6,
+}
+
+/// Where the network header is and which segment the frame belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Layers {
+    pub(crate) link: Link,
+    pub(crate) family: Family,
+    pub(crate) segment: u32,
+}
+
+impl Link {
+    /// Octets in front of the network header.
+    #[inline(always)]
+    pub(crate) const fn octets(self) -> usize {
+        match self {
+            Self::Untagged => ETHERNET,
+            Self::Tagged => ETHERNET + TAG,
+            Self::DoubleTagged => ETHERNET + 2 * TAG,
+            Self::TunnelV4 => ETHERNET + 20 + TUNNEL,
+            Self::TunnelV6 => ETHERNET + 40 + TUNNEL,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_tunnel(self) -> bool {
+        matches!(self, Self::TunnelV4 | Self::TunnelV6)
+    }
+}
+
+/// A tag and the EtherType behind it.
+#[repr(C, packed)]
+struct Tag {
+    tci: [u8; 2],
+    ethertype: [u8; 2],
+}
+
+/// UDP, the tunnel's header, and the inner Ethernet header.
+#[repr(C, packed)]
+pub(crate) struct Tunnel {
+    pub(crate) ports: [[u8; 2]; 2],
+    pub(crate) length: [u8; 2],
+    pub(crate) checksum: u16,
+    /// VXLAN: flags. Geneve: version and length of options, O and C bits.
+    first: [u8; 2],
+    /// Geneve: the EtherType of what it carries.
+    protocol: [u8; 2],
+    /// VNI and a reserved octet.
+    pub(crate) vni: [u8; 4],
+    pub(crate) inner: Ethernet,
+}
+const _: () = assert!(size_of::<Tunnel>() == TUNNEL);
+
+/// Reads tags and tunnel headers.
+#[inline(always)]
+pub(crate) fn layers(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason> {
+    let ethernet: *mut Ethernet = frame.at(0).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the header is in the frame.
+    match unsafe { (*ethernet).ethertype } {
+        IPV4 => untagged_v4(frame, node),
+        IPV6 => untagged_v6(frame, node),
+        DOT1Q => dot1q(frame),
+        DOT1AD => dot1ad(frame),
+        _ => Err(Reason::PassNotIp),
+    }
+}
+
+#[inline(always)]
+fn dot1q(frame: &Frame) -> Result<Layers, Reason> {
+    let tag = tag(frame, ETHERNET)?;
+    let vid = vid(tag);
+    // Priority-tagged frames belong to no VLAN (802.1Q-2022 §6.9.1).
+    let segment = if vid == 0 { segment::NONE } else { segment::DOT1Q | vid };
+    Ok(Layers { link: Link::Tagged, family: family(tag.ethertype)?, segment })
+}
+
+#[inline(always)]
+fn dot1ad(frame: &Frame) -> Result<Layers, Reason> {
+    let outer = tag(frame, ETHERNET)?;
+    let segment = segment::DOT1AD | vid(outer) << 12;
+    if outer.ethertype != DOT1Q {
+        return Ok(Layers { link: Link::Tagged, family: family(outer.ethertype)?, segment });
+    }
+    let inner = tag(frame, ETHERNET + TAG)?;
+    Ok(Layers { link: Link::DoubleTagged, family: family(inner.ethertype)?, segment: segment | vid(inner) })
+}
+
+#[inline(always)]
+fn tag<'a>(frame: &Frame, offset: usize) -> Result<&'a Tag, Reason> {
+    let tag: *mut Tag = frame.at(offset).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the tag is in the frame.
+    Ok(unsafe { &*tag })
+}
+
+#[inline(always)]
+fn vid(tag: &Tag) -> u32 {
+    u32::from(u16::from_be_bytes(tag.tci) & 0x0fff)
+}
+
+/// Of what follows a tag, or is inside a tunnel.
+#[inline(always)]
+fn family(ethertype: [u8; 2]) -> Result<Family, Reason> {
+    match ethertype {
+        IPV4 => Ok(Family::V4),
+        IPV6 => Ok(Family::V6),
+        DOT1Q | DOT1AD => Err(Reason::PassSegment),
+        _ => Err(Reason::PassNotIp),
+    }
+}
+
+#[inline(always)]
+fn untagged_v4(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason> {
+    let plain = Layers { link: Link::Untagged, family: Family::V4, segment: segment::NONE };
+    if node.vtep_count == 0 {
+        return Ok(plain);
+    }
+    let ip: *mut Ipv4 = frame.at(ETHERNET).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the header is in the frame.
+    let ip = unsafe { &*ip };
+    let [high, low] = ip.fragment;
+    let is_whole_udp = ip.version_ihl == 0x45 && ip.protocol == UDP && (high & 0x3f) | low == 0;
+    if !is_whole_udp || !is_own_vtep(node, &mapped(ip.destination)) {
+        return Ok(plain);
+    }
+    tunnel(frame, Link::TunnelV4, plain)
+}
+
+#[inline(always)]
+fn untagged_v6(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason> {
+    let plain = Layers { link: Link::Untagged, family: Family::V6, segment: segment::NONE };
+    if node.vtep_count == 0 {
+        return Ok(plain);
+    }
+    let ip: *mut Ipv6 = frame.at(ETHERNET).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the header is in the frame.
+    let ip = unsafe { &*ip };
+    // SAFETY: likewise.
+    let destination = unsafe { read_words(&raw const ip.destination) };
+    if ip.version_class_label[0] >> 4 != 6 || ip.next_header != UDP || !is_own_vtep(node, &destination) {
+        return Ok(plain);
+    }
+    tunnel(frame, Link::TunnelV6, plain)
+}
+
+/// The segment inside, if the ports are a tunnel's.
+#[inline(always)]
+fn tunnel(frame: &Frame, link: Link, plain: Layers) -> Result<Layers, Reason> {
+    let at_udp = link.octets() - TUNNEL;
+    let ports: *mut [[u8; 2]; 2] = frame.at(at_udp).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the ports are in the frame.
+    let [_, port] = unsafe { *ports };
+    if port != VXLAN_PORT && port != GENEVE_PORT {
+        return Ok(plain);
+    }
+    let header: *mut Tunnel = frame.at(at_udp).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the headers are in the frame.
+    let header = unsafe { &*header };
+    let kind = if port == VXLAN_PORT {
+        const VNI_VALID: u8 = 0x08;
+        if header.first[0] & VNI_VALID == 0 {
+            return Err(Reason::PassSegment);
+        }
+        segment::VXLAN
+    } else {
+        const CONTROL: u8 = 0x80;
+        const ETHERNET_BRIDGING: [u8; 2] = [0x65, 0x58];
+        let [version_length, bits] = header.first;
+        if version_length != 0 || bits & CONTROL != 0 || header.protocol != ETHERNET_BRIDGING {
+            return Err(Reason::PassSegment);
+        }
+        segment::GENEVE
+    };
+    let vni = u32::from_be_bytes(header.vni) >> 8;
+    Ok(Layers { link, family: family(header.inner.ethertype)?, segment: kind | vni })
+}
+
+#[inline(always)]
+fn is_own_vtep(node: &BalancerNodeValue, destination: &Address) -> bool {
+    for (index, vtep) in node.vteps.iter().enumerate() {
+        if index as u32 >= node.vtep_count {
+            return false;
+        }
+        if words(vtep) == *destination {
+            return true;
+        }
+    }
+    const { assert!(VTEPS <= 4, "the loop is unrolled") };
+    false
+}
