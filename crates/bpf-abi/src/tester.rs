@@ -26,9 +26,9 @@ pub struct TesterValue {
     /// [`HEADERS`] octets in native words, and four that are not written. What varies is zero in it: total length,
     /// checksums, addresses, source port, UDP length.
     pub headers: [u64; 8],
-    /// Octets of the frame without check sequence, by number modulo [`MIX`].
+    /// Octets of the frame without check sequence, by place in the mix.
     pub lengths: [u16; MIX],
-    /// IPv4 total length, by number modulo [`MIX`]. What is behind the packet in its frame is padding.
+    /// IPv4 total length, by place in the mix. What is behind the packet in its frame is padding.
     pub packets: [u16; MIX],
     /// Flows: a power of two.
     pub flows: u32,
@@ -73,20 +73,20 @@ impl TesterValue {
         }
     }
 
-    /// Octets of the frame of this number, without check sequence.
+    /// Octets of the frame at this place of the mix, without check sequence.
     #[must_use]
     #[inline(always)]
-    pub fn length(&self, number: u32) -> u16 {
-        // The index is in range; the verifier wants to see it, and no panic.
-        self.lengths.get(number as usize % MIX).copied().unwrap_or(HEADERS as u16)
+    pub fn length(&self, place: u32) -> u16 {
+        self.lengths.get(place as usize).copied().unwrap_or(HEADERS as u16)
     }
 
-    /// Writes what varies into the headers of the frame of this number, whose IPv4 header starts at `L3`.
+    /// Writes what varies into the headers of the frame of this number at this place of the mix, whose IPv4 header
+    /// starts at `L3`.
     #[inline(always)]
-    pub fn write<const L3: usize>(&self, number: u32, headers: &mut [u8; HEADERS]) {
+    pub fn write<const L3: usize>(&self, number: u32, place: u32, headers: &mut [u8; HEADERS]) {
         let TesterFlow { source, port, destination } = self.flow(number);
         let addresses = halves(source) + halves(destination);
-        let packet = self.packets.get(number as usize % MIX).copied().unwrap_or(HEADERS as u16);
+        let packet = self.packets.get(place as usize).copied().unwrap_or(HEADERS as u16);
         let length = packet as u32;
         put(headers, L3 + 2, packet);
         put(headers, L3 + 10, !fold(self.network_sum + addresses + length));
@@ -142,8 +142,13 @@ mod tests {
 
     #[test]
     fn every_flow_is_another_and_every_vip_is_drawn_about_as_often() {
-        let value =
-            TesterValue { flows: 1 << 16, vips: 128, sources: 100, destinations: 7, ..TesterValue::default() };
+        let value = TesterValue {
+            flows: 1 << 16,
+            vips: 128,
+            sources: 100,
+            destinations: 7,
+            ..TesterValue::default()
+        };
         let mut hits = [0_u32; 128];
         for number in 0..value.flows {
             let flow = value.flow(number);

@@ -2,18 +2,22 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::Array,
+    btf_maps::{Array, PerCpuArray},
     helpers::bpf_xdp_adjust_tail,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use bpf_abi::tester::{HEADERS, TAGGED, TesterValue, UNTAGGED};
+use bpf_abi::tester::{HEADERS, MIX, TAGGED, TesterValue, UNTAGGED};
 
-use crate::{GENERATOR, SENT};
+use crate::GENERATOR;
 
 /// What the frames are like.
 #[btf_map]
 static TESTER: Array<TesterValue, 1> = Array::new();
+/// Number of the next frame and its place in the mix. The place is kept, because the verifier does not know that a
+/// remainder is small, and the compiler does.
+#[btf_map]
+static NEXT: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
 
 /// Sends frames without a tag out of the generator's device, as `generator_xdp` does.
 #[xdp]
@@ -31,10 +35,10 @@ pub fn tester_tagged_xdp(context: XdpContext) -> u32 {
 fn send<const L3: usize>(context: &XdpContext) -> Option<u32> {
     let value = TESTER.get(0)?;
     // SAFETY: this CPU's counter, valid for the run of the program.
-    let sent = unsafe { &mut *SENT.get_ptr_mut(0)? };
-    let number = *sent;
-    *sent = number.wrapping_add(1);
-    let length = value.length(number);
+    let next = unsafe { &mut *NEXT.get_ptr_mut(0)? };
+    let [number, place] = *next;
+    *next = [number.wrapping_add(1), if place + 1 < MIX as u32 { place + 1 } else { 0 }];
+    let length = value.length(place);
     let shorter = i32::from(length) - (context.data_end() - context.data()) as i32;
     // The kernel restores a frame's length, not its contents.
     // SAFETY: the context is the one that the program was given.
@@ -56,7 +60,7 @@ fn send<const L3: usize>(context: &XdpContext) -> Option<u32> {
         ((start + HEADERS / 8 * 8) as *mut u32).write_volatile(rest);
         &mut *(start as *mut [u8; HEADERS])
     };
-    value.write::<L3>(number, headers);
+    value.write::<L3>(number, place, headers);
     Some(GENERATOR.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED))
 }
 

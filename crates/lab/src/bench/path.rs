@@ -32,7 +32,7 @@ pub(super) struct Port {
     pub(super) mac: [u8; 6],
 }
 
-const fn port(name: &'static str, last: u8) -> Port {
+pub(super) const fn port(name: &'static str, last: u8) -> Port {
     Port { name, mac: [0x02, 0, 0, 0, 0, last] }
 }
 
@@ -141,6 +141,7 @@ pub(super) fn ifindex(port: Port) -> Result<u32> {
     Ok(index)
 }
 
-fn text(mac: [u8; 6]) -> String {
+/// A MAC address in words of ip(8).
+pub(super) fn text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
