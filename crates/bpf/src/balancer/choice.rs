@@ -16,7 +16,7 @@ use crate::segment::Layers;
 pub(crate) enum Choice {
     /// Its echo request is answered.
     Answer,
-    Send(Chosen),
+    Send(Flow, Chosen),
 }
 
 /// The backend of a packet.
@@ -24,38 +24,49 @@ pub(crate) struct Chosen {
     /// Counters of the VIP.
     pub(crate) vip: u32,
     pub(crate) index: u32,
-    pub(crate) backend: BackendValue,
+    pub(crate) backend: &'static BackendValue,
     pub(crate) reason: Reason,
+    /// Once it is sent, the flow is to be remembered there.
+    pub(crate) remember: bool,
 }
 
 /// The VIP of a packet by rules 4 to 7, then its backend.
 #[inline(always)]
 pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet) -> Result<Choice, Reason> {
     let at = |port_protocol| look_up(&packet.destination, layers.segment, port_protocol);
-    let protocol = u32::from(packet.protocol) << 16;
-    let exact = packet.ports >> 16 | protocol;
+    let address = || at(0);
+    // Port 0 is the entry of fragments, protocol 0 as well the one of the address: neither is a packet's.
+    let exact = || match packet.ports >> 16 {
+        0 => Ok(None),
+        port => at(port | u32::from(packet.protocol) << 16),
+    };
+    let fragments = || match packet.protocol {
+        0 => Ok(None),
+        protocol => at(u32::from(protocol) << 16),
+    };
     let vip = match packet.kind {
-        Kind::Transport { .. } => at(exact)?.ok_or(Reason::PassNoVip)?,
-        Kind::Fragment => match at(protocol)? {
+        Kind::Transport { .. } => exact()?.ok_or(Reason::PassNoVip)?,
+        Kind::Fragment => match fragments()? {
             Some(vip) => vip,
-            None => return Err(at(0)?.map_or(Reason::PassNoVip, |_| Reason::DropFragment)),
+            None => return Err(address()?.map_or(Reason::PassNoVip, |_| Reason::DropFragment)),
         },
         Kind::ExtensionHeader => {
-            return Err(at(0)?.map_or(Reason::PassNoVip, |_| Reason::DropExtensionHeader));
+            return Err(address()?.map_or(Reason::PassNoVip, |_| Reason::DropExtensionHeader));
         }
         Kind::EchoRequest => {
-            let address = at(0)?.ok_or(Reason::PassNoVip)?;
+            let address = address()?.ok_or(Reason::PassNoVip)?;
             return if address.flags & VIP_ECHO != 0 { Ok(Choice::Answer) } else { Err(Reason::PassIcmp) };
         }
         Kind::Error => {
-            at(0)?.ok_or(Reason::PassNoVip)?;
-            at(exact)?.ok_or(Reason::PassIcmp)?
+            address()?.ok_or(Reason::PassNoVip)?;
+            exact()?.ok_or(Reason::PassIcmp)?
         }
-        Kind::OtherIcmp => return Err(at(0)?.map_or(Reason::PassNoVip, |_| Reason::PassIcmp)),
+        Kind::OtherIcmp => return Err(address()?.map_or(Reason::PassNoVip, |_| Reason::PassIcmp)),
         Kind::Other => return Err(Reason::PassNoVip),
     };
     let flow = Flow::new(node, layers, packet, &vip);
-    flow.backend(&vip, packet.kind).map(Choice::Send)
+    let chosen = flow.backend(&vip, packet.kind)?;
+    Ok(Choice::Send(flow, chosen))
 }
 
 /// A VIP's entry, read at one moment.
@@ -93,7 +104,7 @@ fn whole(value: *const VipValue) -> Option<VipValue> {
 }
 
 /// A flow to a VIP.
-struct Flow {
+pub(crate) struct Flow {
     key: Aligned<FlowWords>,
     hash: u32,
 }
@@ -127,60 +138,43 @@ impl Flow {
     fn backend(&self, vip: &VipValue, kind: Kind) -> Result<Chosen, Reason> {
         let is_error = kind == Kind::Error;
         let is_first = kind == Kind::Transport { first: true };
-        let remembers = vip.flags & VIP_FLOW_TABLE != 0;
-        let chosen = |index, backend, reason| {
+        let flow_table = vip.flags & VIP_FLOW_TABLE != 0;
+        let chosen = |index, backend, reason, remember| {
             let reason = if is_error { Reason::IcmpRelayed } else { reason };
-            Chosen { vip: vip.id, index, backend, reason }
+            Chosen { vip: vip.id, index, backend, reason, remember: remember && !is_error }
         };
-        let current = self.slot(vip.table, vip.size);
-        let previous = self.previous(vip, current);
-        if !is_first && (remembers || previous.is_some()) {
+        let current = self.slot(vip.table, vip.size).ok_or(Reason::DropNotReady)?;
+        let previous = self.slot(vip.previous_table, vip.previous_size);
+        // Of a slot that a change moved. Not only while its backend is usable: that may be again in a moment.
+        let previous = previous.filter(|previous| vip.previous_size != 0 && *previous != current);
+        if !is_first && (flow_table || previous.is_some()) {
             if let Some((index, backend)) = self.remembered() {
-                return Ok(chosen(index, backend, Reason::ForwardedFlow));
+                return Ok(chosen(index, backend, Reason::ForwardedFlow, false));
             }
-        }
-        if !is_first && let Some((index, backend)) = previous {
-            if remembers && !is_error {
-                self.remember(index, &backend);
+            if let Some(index) = previous
+                && let Some(backend) = usable(index)
+            {
+                return Ok(chosen(index, backend, Reason::ForwardedPrevious, flow_table));
             }
-            return Ok(chosen(index, backend, Reason::ForwardedPrevious));
         }
         let backend = usable(current).ok_or(Reason::DropNoBackend)?;
-        if remembers && !is_error || is_first && previous.is_some() {
-            self.remember(current, &backend);
-        }
-        Ok(chosen(current, backend, Reason::Forwarded))
+        Ok(chosen(current, backend, Reason::Forwarded, flow_table || is_first && previous.is_some()))
     }
 
-    /// Backend of the table before the last change, if that is another one and usable.
+    /// Index of the backend that a table names; `None` if user space has not made the table.
     #[inline(always)]
-    fn previous(&self, vip: &VipValue, current: u32) -> Option<(u32, BackendValue)> {
-        if vip.previous_size == 0 {
-            return None;
-        }
-        let previous = self.slot(vip.previous_table, vip.previous_size);
-        if previous == current {
-            return None;
-        }
-        usable(previous).map(|backend| (previous, backend))
-    }
-
-    /// Index of the backend that a table names.
-    #[inline(always)]
-    fn slot(&self, table: u32, size: u32) -> u32 {
+    fn slot(&self, table: u32, size: u32) -> Option<u32> {
         if size == 0 {
-            return u32::from(NO_BACKEND);
+            return Some(u32::from(NO_BACKEND));
         }
         let slot = slot(self.hash, size);
         const { assert!(CHUNK_SLOTS.is_power_of_two(), "the verifier must see the bound") };
-        match TABLES.get(table + slot / CHUNK_SLOTS) {
-            Some(chunk) => u32::from(chunk[(slot % CHUNK_SLOTS) as usize]),
-            None => u32::from(NO_BACKEND),
-        }
+        let chunk = TABLES.get(table + slot / CHUNK_SLOTS)?;
+        Some(u32::from(chunk[(slot % CHUNK_SLOTS) as usize]))
     }
 
     #[inline(always)]
-    fn remembered(&self) -> Option<(u32, BackendValue)> {
+    fn remembered(&self) -> Option<(u32, &'static BackendValue)> {
         // SAFETY: two words; a torn read gives a serial that is not the backend's.
         let flow = unsafe { FLOWS.get(&self.key.0) }?;
         let (index, serial) = (flow.backend, flow.serial);
@@ -190,7 +184,7 @@ impl Flow {
 
     /// A full or contended table costs stickiness, never the packet.
     #[inline(always)]
-    fn remember(&self, index: u32, backend: &BackendValue) {
+    pub(crate) fn remember(&self, index: u32, backend: &BackendValue) {
         const BPF_ANY: u64 = 0;
         let value = Aligned(BalancedFlowValue { backend: index, serial: backend.serial });
         let _ = FLOWS.insert(&self.key.0, &value.0, BPF_ANY);
@@ -198,10 +192,10 @@ impl Flow {
 }
 
 #[inline(always)]
-fn usable(index: u32) -> Option<BackendValue> {
+fn usable(index: u32) -> Option<&'static BackendValue> {
     if index == u32::from(NO_BACKEND) {
         return None;
     }
     let backend = BACKENDS.get(index)?;
-    (backend.flags & BACKEND_USABLE != 0).then_some(*backend)
+    (backend.flags & BACKEND_USABLE != 0).then_some(backend)
 }

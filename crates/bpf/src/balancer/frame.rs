@@ -13,8 +13,21 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline(always)]
     pub(crate) fn new(context: *mut xdp_md) -> Self {
-        // SAFETY: the context is valid for the run of the program.
-        unsafe { Self { start: (*context).data as usize, end: (*context).data_end as usize } }
+        let (start, end): (usize, usize);
+        // The fields are 32 bits wide and the kernel makes addresses of them. In a program's terms that is a word that
+        // is loaded in 64 bits, which the compiler would spill and extend as the 32 it knows of.
+        // SAFETY: two loads from the context, which is valid for the run of the program.
+        unsafe {
+            asm!(
+                "{start} = *(u32 *)({context} + 0)",
+                "{end} = *(u32 *)({context} + 4)",
+                start = out(reg) start,
+                end = lateout(reg) end,
+                context = in(reg) context,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        Self { start, end }
     }
 
     /// Octets from the Ethernet header on.

@@ -51,8 +51,11 @@ fn balance(frame: &Frame) -> Result<Reason, Reason> {
     let packet = packet::parse(frame, &layers)?;
     match choice::choose(node, &layers, &packet)? {
         Choice::Answer => echo::answer(frame, &layers),
-        Choice::Send(Chosen { vip, index, backend, reason }) => {
-            write::send(frame, &layers, node, index, &backend)?;
+        Choice::Send(flow, Chosen { vip, index, backend, reason, remember }) => {
+            write::send(frame, &layers, node, index, backend)?;
+            if remember {
+                flow.remember(index, backend);
+            }
             count_sent(vip, index, frame.length());
             Ok(reason)
         }

@@ -81,28 +81,28 @@ impl Transport {
 #[inline(always)]
 pub(crate) fn parse(frame: &Frame, layers: &Layers) -> Result<Packet, Reason> {
     match (layers.link, layers.family) {
-        (Link::Untagged, Family::V4) => v4(frame, Link::Untagged),
-        (Link::Untagged, Family::V6) => v6(frame, Link::Untagged),
-        (Link::Tagged, Family::V4) => v4(frame, Link::Tagged),
-        (Link::Tagged, Family::V6) => v6(frame, Link::Tagged),
-        (Link::DoubleTagged, Family::V4) => v4(frame, Link::DoubleTagged),
-        (Link::DoubleTagged, Family::V6) => v6(frame, Link::DoubleTagged),
-        (Link::TunnelV4, Family::V4) => v4(frame, Link::TunnelV4),
-        (Link::TunnelV4, Family::V6) => v6(frame, Link::TunnelV4),
-        (Link::TunnelV6, Family::V4) => v4(frame, Link::TunnelV6),
-        (Link::TunnelV6, Family::V6) => v6(frame, Link::TunnelV6),
+        (Link::Untagged, Family::V4) => v4(frame, Link::Untagged, layers.end),
+        (Link::Untagged, Family::V6) => v6(frame, Link::Untagged, layers.end),
+        (Link::Tagged, Family::V4) => v4(frame, Link::Tagged, layers.end),
+        (Link::Tagged, Family::V6) => v6(frame, Link::Tagged, layers.end),
+        (Link::DoubleTagged, Family::V4) => v4(frame, Link::DoubleTagged, layers.end),
+        (Link::DoubleTagged, Family::V6) => v6(frame, Link::DoubleTagged, layers.end),
+        (Link::TunnelV4, Family::V4) => v4(frame, Link::TunnelV4, layers.end),
+        (Link::TunnelV4, Family::V6) => v6(frame, Link::TunnelV4, layers.end),
+        (Link::TunnelV6, Family::V4) => v4(frame, Link::TunnelV6, layers.end),
+        (Link::TunnelV6, Family::V6) => v6(frame, Link::TunnelV6, layers.end),
     }
 }
 
 #[inline(always)]
-fn v4(frame: &Frame, link: Link) -> Result<Packet, Reason> {
+fn v4(frame: &Frame, link: Link, end: u32) -> Result<Packet, Reason> {
     let offset = link.octets();
     let ip: *mut Ipv4 = frame.at(offset).ok_or(Reason::PassMalformed)?;
     // SAFETY: `at` checked that the header is in the frame.
     let ip = unsafe { &*ip };
     let header = u32::from(ip.version_ihl & 0x0f) << 2;
     let length = u32::from(u16::from_be_bytes(ip.length));
-    if ip.version_ihl >> 4 != 4 || header < 20 || length < header || length > frame.length() - offset as u32 {
+    if ip.version_ihl >> 4 != 4 || header < 20 || length < header || offset as u32 + length > end {
         return Err(Reason::PassMalformed);
     }
     let [high, low] = ip.fragment;
@@ -127,7 +127,7 @@ fn v4(frame: &Frame, link: Link) -> Result<Packet, Reason> {
 }
 
 #[inline(always)]
-fn v6(frame: &Frame, link: Link) -> Result<Packet, Reason> {
+fn v6(frame: &Frame, link: Link, end: u32) -> Result<Packet, Reason> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const AUTHENTICATION: u8 = 51;
@@ -139,7 +139,7 @@ fn v6(frame: &Frame, link: Link) -> Result<Packet, Reason> {
     // SAFETY: `at` checked that the header is in the frame.
     let ip = unsafe { &*ip };
     let octets = u32::from(u16::from_be_bytes(ip.length));
-    if ip.version_class_label[0] >> 4 != 6 || octets + HEADER as u32 > frame.length() - offset as u32 {
+    if ip.version_class_label[0] >> 4 != 6 || (offset + HEADER) as u32 + octets > end {
         return Err(Reason::PassMalformed);
     }
     let mut packet = Packet {

@@ -43,6 +43,8 @@ pub(crate) struct Layers {
     pub(crate) link: Link,
     pub(crate) family: Family,
     pub(crate) segment: u32,
+    /// Octets up to the end of the frame, or of the outer packet that holds it.
+    pub(crate) end: u32,
 }
 
 impl Link {
@@ -71,7 +73,7 @@ struct Tag {
     ethertype: [u8; 2],
 }
 
-/// UDP, the tunnel's header, and the inner Ethernet header.
+/// UDP and the tunnel's header.
 #[repr(C, packed)]
 pub(crate) struct Tunnel {
     pub(crate) ports: [[u8; 2]; 2],
@@ -83,9 +85,8 @@ pub(crate) struct Tunnel {
     protocol: [u8; 2],
     /// VNI and a reserved octet.
     pub(crate) vni: [u8; 4],
-    pub(crate) inner: Ethernet,
 }
-const _: () = assert!(size_of::<Tunnel>() == TUNNEL);
+const _: () = assert!(size_of::<Tunnel>() + ETHERNET == TUNNEL);
 
 /// Reads tags and tunnel headers.
 #[inline(always)]
@@ -107,7 +108,7 @@ fn dot1q(frame: &Frame) -> Result<Layers, Reason> {
     let vid = vid(tag);
     // Priority-tagged frames belong to no VLAN (802.1Q-2022 §6.9.1).
     let segment = if vid == 0 { segment::NONE } else { segment::DOT1Q | vid };
-    Ok(Layers { link: Link::Tagged, family: family(tag.ethertype)?, segment })
+    Ok(Layers { link: Link::Tagged, family: family(tag.ethertype)?, segment, end: frame.length() })
 }
 
 #[inline(always)]
@@ -115,10 +116,12 @@ fn dot1ad(frame: &Frame) -> Result<Layers, Reason> {
     let outer = tag(frame, ETHERNET)?;
     let segment = segment::DOT1AD | vid(outer) << 12;
     if outer.ethertype != DOT1Q {
-        return Ok(Layers { link: Link::Tagged, family: family(outer.ethertype)?, segment });
+        let family = family(outer.ethertype)?;
+        return Ok(Layers { link: Link::Tagged, family, segment, end: frame.length() });
     }
     let inner = tag(frame, ETHERNET + TAG)?;
-    Ok(Layers { link: Link::DoubleTagged, family: family(inner.ethertype)?, segment: segment | vid(inner) })
+    let (family, segment) = (family(inner.ethertype)?, segment | vid(inner));
+    Ok(Layers { link: Link::DoubleTagged, family, segment, end: frame.length() })
 }
 
 #[inline(always)]
@@ -145,8 +148,13 @@ fn family(ethertype: [u8; 2]) -> Result<Family, Reason> {
 }
 
 #[inline(always)]
+fn untagged(frame: &Frame, family: Family) -> Layers {
+    Layers { link: Link::Untagged, family, segment: segment::NONE, end: frame.length() }
+}
+
+#[inline(always)]
 fn untagged_v4(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason> {
-    let plain = Layers { link: Link::Untagged, family: Family::V4, segment: segment::NONE };
+    let plain = untagged(frame, Family::V4);
     if node.vtep_count == 0 {
         return Ok(plain);
     }
@@ -158,12 +166,13 @@ fn untagged_v4(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason
     if !is_whole_udp || !is_own_vtep(node, &mapped(ip.destination)) {
         return Ok(plain);
     }
-    tunnel(frame, Link::TunnelV4, plain)
+    let end = ETHERNET as u32 + u32::from(u16::from_be_bytes(ip.length));
+    tunnel(frame, Link::TunnelV4, end, plain)
 }
 
 #[inline(always)]
 fn untagged_v6(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason> {
-    let plain = Layers { link: Link::Untagged, family: Family::V6, segment: segment::NONE };
+    let plain = untagged(frame, Family::V6);
     if node.vtep_count == 0 {
         return Ok(plain);
     }
@@ -175,12 +184,13 @@ fn untagged_v6(frame: &Frame, node: &BalancerNodeValue) -> Result<Layers, Reason
     if ip.version_class_label[0] >> 4 != 6 || ip.next_header != UDP || !is_own_vtep(node, &destination) {
         return Ok(plain);
     }
-    tunnel(frame, Link::TunnelV6, plain)
+    let end = (ETHERNET + 40) as u32 + u32::from(u16::from_be_bytes(ip.length));
+    tunnel(frame, Link::TunnelV6, end, plain)
 }
 
-/// The segment inside, if the ports are a tunnel's.
+/// The segment inside, if the ports are a tunnel's. The outer packet ends at `end`.
 #[inline(always)]
-fn tunnel(frame: &Frame, link: Link, plain: Layers) -> Result<Layers, Reason> {
+fn tunnel(frame: &Frame, link: Link, end: u32, plain: Layers) -> Result<Layers, Reason> {
     let at_udp = link.octets() - TUNNEL;
     let ports: *mut [[u8; 2]; 2] = frame.at(at_udp).ok_or(Reason::PassMalformed)?;
     // SAFETY: `at` checked that the ports are in the frame.
@@ -189,25 +199,35 @@ fn tunnel(frame: &Frame, link: Link, plain: Layers) -> Result<Layers, Reason> {
         return Ok(plain);
     }
     let header: *mut Tunnel = frame.at(at_udp).ok_or(Reason::PassMalformed)?;
+    if end > plain.end || end < (at_udp + size_of::<Tunnel>()) as u32 {
+        return Err(Reason::PassMalformed);
+    }
     // SAFETY: `at` checked that the headers are in the frame.
-    let header = unsafe { &*header };
-    let kind = if port == VXLAN_PORT {
-        const VNI_VALID: u8 = 0x08;
-        if header.first[0] & VNI_VALID == 0 {
-            return Err(Reason::PassSegment);
-        }
-        segment::VXLAN
+    let kind = kind(unsafe { &*header }, port)?;
+    let inner: *mut Ethernet = frame.at(link.octets() - ETHERNET).ok_or(Reason::PassMalformed)?;
+    if end < link.octets() as u32 {
+        return Err(Reason::PassMalformed);
+    }
+    // SAFETY: `at` checked that both are in the frame.
+    let (vni, ethertype) = unsafe { (u32::from_be_bytes((*header).vni) >> 8, (*inner).ethertype) };
+    Ok(Layers { link, family: family(ethertype)?, segment: kind | vni, end })
+}
+
+/// The kind of segment that a tunnel's header makes.
+#[inline(always)]
+fn kind(header: &Tunnel, port: [u8; 2]) -> Result<u32, Reason> {
+    const VXLAN_VNI_VALID: u8 = 0x08;
+    const GENEVE_CONTROL: u8 = 0x80;
+    const ETHERNET_BRIDGING: [u8; 2] = [0x65, 0x58];
+    let [first, second] = header.first;
+    let (is_understood, kind) = if port == VXLAN_PORT {
+        (first & VXLAN_VNI_VALID != 0, segment::VXLAN)
     } else {
-        const CONTROL: u8 = 0x80;
-        const ETHERNET_BRIDGING: [u8; 2] = [0x65, 0x58];
-        let [version_length, bits] = header.first;
-        if version_length != 0 || bits & CONTROL != 0 || header.protocol != ETHERNET_BRIDGING {
-            return Err(Reason::PassSegment);
-        }
-        segment::GENEVE
+        // Version and length of options are the first octet.
+        let is_plain = first == 0 && second & GENEVE_CONTROL == 0;
+        (is_plain && header.protocol == ETHERNET_BRIDGING, segment::GENEVE)
     };
-    let vni = u32::from_be_bytes(header.vni) >> 8;
-    Ok(Layers { link, family: family(header.inner.ethertype)?, segment: kind | vni })
+    if is_understood { Ok(kind) } else { Err(Reason::PassSegment) }
 }
 
 #[inline(always)]

@@ -67,7 +67,7 @@ fn tunnel_v4(
     backend: &BackendValue,
 ) -> Result<(), Reason> {
     let end = TUNNELS.get(index).ok_or(Reason::DropNotReady)?;
-    let destination = unmapped(&words(&end.vtep)).ok_or(Reason::DropNoBackend)?;
+    let destination = unmapped(&words(&end.vtep)).ok_or(Reason::DropNotReady)?;
     let ip: *mut Ipv4 = frame.at(ETHERNET).ok_or(Reason::PassMalformed)?;
     // SAFETY: `at` checked that the header is in the frame.
     let ip = unsafe { &mut *ip };
@@ -94,7 +94,7 @@ fn tunnel_v6(
     let end: &TunnelValue = TUNNELS.get(index).ok_or(Reason::DropNotReady)?;
     let destination = words(&end.vtep);
     if unmapped(&destination).is_some() {
-        return Err(Reason::DropNoBackend);
+        return Err(Reason::DropNotReady);
     }
     let ip: *mut Ipv6 = frame.at(ETHERNET).ok_or(Reason::PassMalformed)?;
     // SAFETY: `at` checked that the header is in the frame.
@@ -118,17 +118,19 @@ fn tunnel_v6(
 /// Writes inner destination and VNI, and the UDP checksum over all that has changed.
 #[inline(always)]
 fn inner(frame: &Frame, link: Link, changed: Changed, backend: &BackendValue) -> Result<(), Reason> {
-    let header: *mut Tunnel = frame.at(link.octets() - size_of::<Tunnel>()).ok_or(Reason::PassMalformed)?;
-    // SAFETY: `at` checked that the headers are in the frame.
-    let header = unsafe { &mut *header };
+    let at_ethernet = link.octets() - ETHERNET;
+    let header: *mut Tunnel = frame.at(at_ethernet - size_of::<Tunnel>()).ok_or(Reason::PassMalformed)?;
+    let ethernet: *mut Ethernet = frame.at(at_ethernet).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the headers are in the frame; they do not overlap.
+    let (header, ethernet) = unsafe { (&mut *header, &mut *ethernet) };
     let [_, _, _, reserved] = header.vni;
     let [_, v0, v1, v2] = backend.segment.to_be_bytes();
     let vni = [v0, v1, v2, reserved];
     let changed = changed
         .word(u32::from_ne_bytes(header.vni), u32::from_ne_bytes(vni))
-        .mac(header.inner.destination, backend.mac);
+        .mac(ethernet.destination, backend.mac);
     header.vni = vni;
-    header.inner.destination = backend.mac;
+    ethernet.destination = backend.mac;
     // 0 says that there is none, and stays; a computed 0 is sent as all ones (RFC 768).
     if header.checksum != 0 {
         let checksum = changed.apply(header.checksum);
