@@ -117,12 +117,17 @@ pub(super) fn remove_leftovers() -> Result<()> {
     let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        if is_leftover(&name) {
             Netns::existing(&name).delete()?;
         }
     }
     Ok(())
+}
+
+/// Whether a namespace of this name is of a bench that was killed.
+pub(super) fn is_leftover(name: &str) -> bool {
+    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 /// Turns an offload of an interface on or off.

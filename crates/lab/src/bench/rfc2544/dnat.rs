@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 
 use super::frames::{Protocol, Stream, VIPS};
-use super::lane::{BURST, D0, Device, Pair, T0, Tester};
+use super::lane::{D0, Device, Pair, T0, Tester};
 use super::scenario::Scenario;
 use crate::bench::path::{offload, text};
 use crate::netns::Netns;
@@ -25,6 +25,8 @@ pub(super) enum Rules {
 /// Destination NAT in a namespace, which takes it away when it goes.
 pub(super) struct Dnat {
     netns: Netns,
+    /// The datagrams' flows are tracked.
+    warm: bool,
     _room: Room,
 }
 
@@ -49,19 +51,20 @@ impl Dnat {
             Rules::Nftables => feed("nft", &["-f", "-"], &nftables(scenario)),
         })?;
         // A network card has verified checksums before connections are tracked; a veth's frames would be summed up here.
-        netns.sysctl(&[("net/netfilter/nf_conntrack_checksum", "0")])?;
-        Ok(Self { netns, _room: Room::make()? })
+        netns.sysctl(&[("net/netfilter/nf_conntrack_checksum", "0"), ("net/netfilter/nf_conntrack_udp_timeout", "3600")])?;
+        Ok(Self { netns, warm: false, _room: Room::make()? })
     }
 }
 
 impl Device for Dnat {
     /// Datagrams are of flows that are tracked already.
     fn before_series(&mut self, stream: &Stream, tester: &Tester<'_>) -> Result<()> {
-        self.netns.run(forget_connections)?;
-        match stream.protocol {
-            Protocol::Udp => tester.warm_up(stream.flows.div_ceil(BURST)),
-            Protocol::Tcp => Ok(()),
+        if stream.protocol == Protocol::Udp && !self.warm {
+            self.netns.run(forget_connections)?;
+            tester.send(stream.flows)?;
         }
+        self.warm = stream.protocol == Protocol::Udp;
+        Ok(())
     }
 
     /// Every SYN opens a connection.

@@ -72,17 +72,19 @@ struct Rig {
     sink: Ebpf,
 }
 
-/// Sends bursts that nobody times.
+/// Sends frames that nobody times.
 pub(super) struct Tester<'a>(&'a Rig, &'a Stream);
 
 /// What came back of bursts that were not disturbed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tally {
     pub(super) packets: u64,
     pub(super) octets: u64,
     pub(super) elapsed: Duration,
     /// Bursts that were repeated, because another process made the kernel drop frames.
     pub(super) disturbed: u32,
+    /// Nanoseconds per frame of each.
+    pub(super) bursts_ns: Vec<f64>,
 }
 
 impl Pair {
@@ -129,10 +131,12 @@ impl Lane {
         Ok(Self { device: Box::new(Nothing), rig: Rig { generator, sink }, tagged: true, vips, _pair: pair })
     }
 
-    /// Prepares for bursts of this stream.
+    /// Prepares for bursts of this stream: caches and the processor's clock are as they will be.
     pub(super) fn begin(&mut self, stream: &Stream) -> Result<()> {
         tell(&mut self.rig.generator, stream)?;
-        self.device.before_series(stream, &Tester(&self.rig, stream))
+        let tester = Tester(&self.rig, stream);
+        self.device.before_series(stream, &tester)?;
+        tester.send(BURST / 8)
     }
 
     /// One burst of the stream that was begun, added to `tally`. The calling thread keeps to one processor.
@@ -145,7 +149,7 @@ impl Lane {
             self.device.before_burst(stream)?;
             let before = self.rig.received()?;
             let start = Instant::now();
-            self.rig.send(stream)?;
+            self.rig.send(stream, BURST)?;
             let elapsed = start.elapsed();
             let received = self.rig.received()?;
             let packets = received[0] - before[0];
@@ -153,6 +157,7 @@ impl Lane {
                 tally.packets += packets;
                 tally.octets += received[1] - before[1];
                 tally.elapsed += elapsed;
+                tally.bursts_ns.push(elapsed.as_nanos() as f64 / f64::from(BURST));
                 return Ok(());
             }
             most = most.max(packets);
@@ -166,17 +171,17 @@ impl Lane {
 
 impl Tester<'_> {
     /// As many frames, whatever becomes of them.
-    pub(super) fn warm_up(&self, bursts: u32) -> Result<()> {
-        (0..bursts).try_for_each(|_| self.0.send(self.1))
+    pub(super) fn send(&self, frames: u32) -> Result<()> {
+        self.0.send(self.1, frames)
     }
 }
 
 impl Rig {
-    fn send(&self, stream: &Stream) -> Result<()> {
+    fn send(&self, stream: &Stream, frames: u32) -> Result<()> {
         let frame = vec![0_u8; stream.longest()];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
-        options.repeat = BURST;
+        options.repeat = frames;
         options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
         let program: &Xdp = match self.generator.program(generator_name(stream)) {
             Some(Program::Xdp(program)) => program,

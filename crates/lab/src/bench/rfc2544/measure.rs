@@ -8,11 +8,12 @@ use aya::Ebpf;
 use dataplane::object::{load_bench, load_program};
 
 use super::Settings;
+use super::balancer::Balanced;
 use super::dnat::{Dnat, Rules};
 use super::frames::{Protocol, Size, Stream};
 use super::lane::{D0, Device, Lane, Pair, T0, Tally};
 use super::result::{Cell, Figures, Trial, Way};
-use super::scenario::MANY_VIPS;
+use super::scenario::{MANY_VIPS, ONE_VIP, Scenario};
 use crate::bench::overlay::attach;
 use crate::interrupt;
 use crate::priority::stay_on_one_processor;
@@ -29,8 +30,7 @@ pub(super) fn lanes(skipped: &mut Vec<String>) -> Result<Vec<(Way, Lane)>> {
     for way in Way::ALL {
         interrupt::check()?;
         match lane(way) {
-            Ok(Some(lane)) => lanes.push((way, lane)),
-            Ok(None) => {}
+            Ok(lane) => lanes.push((way, lane)),
             // A kernel may lack one or the other kind of NAT.
             Err(error) if matches!(way, Way::Iptables | Way::Nftables) => {
                 skipped.push(format!("{}: {error:#}", way.name()));
@@ -41,12 +41,16 @@ pub(super) fn lanes(skipped: &mut Vec<String>) -> Result<Vec<(Way, Lane)>> {
     Ok(lanes)
 }
 
-fn lane(way: Way) -> Result<Option<Lane>> {
+fn lane(way: Way) -> Result<Lane> {
     let dnat = |pair: Pair, rules| -> Result<Lane> {
         let device = Dnat::install(&pair, rules, MANY_VIPS)?;
         Lane::returning(pair, Box::new(device), false, MANY_VIPS.vips)
     };
-    Ok(Some(match way {
+    let balanced = |pair: Pair, scenario: Scenario| -> Result<Lane> {
+        let device = Balanced::serving(&pair, scenario)?;
+        Lane::returning(pair, Box::new(device), true, scenario.vips)
+    };
+    Ok(match way {
         Way::Generator => Lane::dropping(Pair::build("drop")?, MANY_VIPS.vips)?,
         Way::Bounce => {
             let pair = Pair::build("bounce")?;
@@ -55,8 +59,9 @@ fn lane(way: Way) -> Result<Option<Lane>> {
         }
         Way::Iptables => dnat(Pair::build("iptables")?, Rules::Iptables)?,
         Way::Nftables => dnat(Pair::build("nftables")?, Rules::Nftables)?,
-        Way::OneVip | Way::ManyVips => return Ok(None),
-    }))
+        Way::OneVip => balanced(Pair::build("one-vip")?, ONE_VIP)?,
+        Way::ManyVips => balanced(Pair::build("many-vips")?, MANY_VIPS)?,
+    })
 }
 
 /// What a device under test costs that decides nothing.
@@ -122,13 +127,11 @@ fn trials(lanes: &mut [(Way, Lane)], settings: &Settings, progress: &Progress) -
     Ok(cells.collect())
 }
 
-/// The paper measures its mix with one protocol.
+/// The paper measures its mix with one protocol. All datagrams come first: connections stay tracked meanwhile.
 fn kinds(sizes: &[Size]) -> Vec<(Size, Protocol)> {
-    let protocols = |size: &Size| match size {
-        Size::Octets(_) => vec![(*size, Protocol::Udp), (*size, Protocol::Tcp)],
-        Size::Imix => vec![(*size, Protocol::Udp)],
-    };
-    sizes.iter().flat_map(protocols).collect()
+    let udp = sizes.iter().map(|size| (*size, Protocol::Udp));
+    let tcp = sizes.iter().filter(|size| **size != Size::Imix).map(|size| (*size, Protocol::Tcp));
+    udp.chain(tcp).collect()
 }
 
 fn trial(
@@ -141,8 +144,6 @@ fn trial(
     let mut tallies = vec![Tally::default(); lanes.len()];
     for ((way, lane), stream) in lanes.iter_mut().zip(&streams) {
         lane.begin(stream).with_context(|| way.name())?;
-        // Caches and the processor's clock are as they will be.
-        lane.burst(stream, &mut Tally::default()).with_context(|| way.name())?;
     }
     for round in 0..settings.bursts.max(1) {
         let mut done = true;
@@ -158,16 +159,17 @@ fn trial(
             break;
         }
     }
-    Ok(lanes.iter().map(|(way, _)| *way).zip(tallies.iter().map(Tally::trial)).collect())
+    Ok(lanes.iter().map(|(way, _)| *way).zip(tallies.into_iter().map(Tally::into_trial)).collect())
 }
 
 impl Tally {
-    fn trial(&self) -> Trial {
+    fn into_trial(self) -> Trial {
         Trial {
             packets: self.packets,
             octets: self.octets,
             seconds: self.elapsed.as_secs_f64(),
             repeated: self.disturbed,
+            turns_ns: self.bursts_ns,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! RFC 2544 and IMIX on one machine, as the paper of the layer-2 balancer measured it: a tester and a device under
 //! test, joined by one link; every frame that is sent comes back.
 
+mod balancer;
 mod dnat;
 mod frames;
 mod lane;
 mod measure;
 mod paper;
+mod program_time;
 pub(crate) mod result;
 mod scenario;
 mod table;
@@ -78,8 +80,8 @@ impl Settings {
         Self {
             quick: true,
             sizes: vec![Size::Octets(64), Size::Octets(128), Size::Octets(1510), Size::Imix],
-            time: Duration::from_millis(350),
-            runs: 50_000,
+            time: Duration::from_millis(250),
+            runs: 100_000,
             ..Self::full()
         }
     }
@@ -95,13 +97,16 @@ pub(crate) const PROGRAMS: [&str; 4] = ["ip", "ethtool", "iptables-restore", "nf
 pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Rfc2544Result> {
     requirements::check(&PROGRAMS, false)?;
     remove_leftovers()?;
+    balancer::remove_leftovers()?;
     crate::priority::go_first();
     progress.step("building the paths: a tester and a device under test for each way");
     let mut skipped = Vec::new();
     let mut lanes = measure::lanes(&mut skipped)?;
     let cells = measure::cells(&mut lanes, settings, progress)?;
     drop(lanes);
-    let mut result = Rfc2544Result {
+    progress.step("the balancer's program by itself, and changes");
+    let programs = program_time::rows(settings)?;
+    Ok(Rfc2544Result {
         scenario: "rfc2544".into(),
         quick: settings.quick,
         machine: Machine::here(),
@@ -109,11 +114,9 @@ pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Rfc2544Res
         versions: versions(),
         targets: targets::rows(&cells),
         cells,
-        programs: Vec::new(),
+        programs,
         skipped,
-    };
-    result.skipped.sort();
-    Ok(result)
+    })
 }
 
 /// Writes `result.json` and the figures.
@@ -137,7 +140,7 @@ fn method(settings: &Settings) -> Vec<String> {
             .into(),
         format!(
             "{} trials of {:.2} s for each way, in turns of {} frames; the paper: three of 60 s. Figures are medians, \
-             ratios are the median of the trials' ratios.",
+             ratios are the median of the turns' ratios.",
             settings.trials,
             settings.time.as_secs_f64(),
             lane::BURST

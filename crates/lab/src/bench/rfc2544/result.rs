@@ -77,7 +77,7 @@ pub struct Figures {
 }
 
 /// One trial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Frames that came back: all that were sent.
     pub packets: u64,
@@ -87,6 +87,8 @@ pub struct Trial {
     pub seconds: f64,
     /// Bursts that were repeated because frames were lost.
     pub repeated: u32,
+    /// Nanoseconds per frame of each turn. In a turn every way has its burst, shortly after another's.
+    pub turns_ns: Vec<f64>,
 }
 
 impl Way {
@@ -139,26 +141,28 @@ impl Trial {
 }
 
 impl Cell {
-    /// Rate of one way as a share of another's: the median over the trials, in which both took turns.
+    /// Rate of one way as a share of another's: the median over all turns that both had.
     #[must_use]
     pub fn ratio(&self, way: Way, of: Way) -> Option<f64> {
-        let (way, of) = (self.ways.get(&way)?, self.ways.get(&of)?);
-        let pairs = way.trials.iter().zip(&of.trials);
-        median(&pairs.map(|(a, b)| a.pps() / b.pps()).collect::<Vec<_>>())
+        median(&self.pairs(way, of)?.map(|(way, of)| of / way).collect::<Vec<_>>())
     }
 
     /// Nanoseconds per frame that are not the generator's: the device under test, and the way back.
     #[must_use]
     pub fn device_ns(&self, way: Way) -> Option<f64> {
-        let runs = self.device_runs(way)?;
-        median(&runs)
+        median(&self.device_turns(way)?)
     }
 
-    /// The same for each trial.
-    pub(super) fn device_runs(&self, way: Way) -> Option<Vec<f64>> {
-        let (way, alone) = (self.ways.get(&way)?, self.ways.get(&Way::Generator)?);
-        let pairs = way.trials.iter().zip(&alone.trials);
-        Some(pairs.map(|(a, b)| 1e9 / a.pps() - 1e9 / b.pps()).collect())
+    /// The same for each turn.
+    pub(super) fn device_turns(&self, way: Way) -> Option<Vec<f64>> {
+        Some(self.pairs(way, Way::Generator)?.map(|(way, alone)| way - alone).collect())
+    }
+
+    /// Nanoseconds per frame of both in the same turns.
+    fn pairs(&self, a: Way, b: Way) -> Option<impl Iterator<Item = (f64, f64)>> {
+        let (a, b) = (self.ways.get(&a)?, self.ways.get(&b)?);
+        let trials = a.trials.iter().zip(&b.trials);
+        Some(trials.flat_map(|(a, b)| a.turns_ns.iter().copied().zip(b.turns_ns.iter().copied())))
     }
 }
 
@@ -167,7 +171,7 @@ pub(crate) mod tests {
     use super::*;
 
     fn trial(pps: u64, octets: u64) -> Trial {
-        Trial { packets: pps, octets: pps * octets, seconds: 1.0, repeated: 0 }
+        Trial { packets: pps, octets: pps * octets, seconds: 1.0, repeated: 0, turns_ns: vec![1e9 / pps as f64; 4] }
     }
 
     /// Every way at its own rate.
@@ -206,7 +210,7 @@ pub(crate) mod tests {
     #[test]
     fn what_the_generator_costs_is_not_the_devices() {
         let cell = &result().cells[0];
-        assert_eq!(cell.ratio(Way::OneVip, Way::Bounce), Some(0.8));
+        assert!((cell.ratio(Way::OneVip, Way::Bounce).unwrap() - 0.8).abs() < 1e-9);
         assert_eq!(cell.device_ns(Way::OneVip), Some(750.0));
         assert_eq!(cell.device_ns(Way::Generator), Some(0.0));
     }

@@ -58,7 +58,7 @@ fn rate(cell: &Cell, target: &Target) -> Option<Row> {
     let name = format!("{}, {}", label(cell), target.way.name());
     let reference = format!("{}, same rounds ({})", target.of.name(), (target.words)(cell.size));
     let mut row = Row::beside(&name, "frames/s", runs(target.way)?, &reference, runs(target.of)?);
-    // Both took turns, so each trial has a ratio of its own.
+    // Both took turns, so each turn has a ratio of its own.
     row.ratio = cell.ratio(target.way, target.of).unwrap_or(row.ratio);
     Some(row)
 }
@@ -67,7 +67,7 @@ fn rate(cell: &Cell, target: &Target) -> Option<Row> {
 fn device(cell: &Cell) -> Option<Row> {
     let name = format!("{}, iptables DNAT without the generator", label(cell));
     let reference = "weir 1x255, without the generator";
-    let (iptables, weir) = (cell.device_runs(Way::Iptables)?, cell.device_runs(Way::OneVip)?);
+    let (iptables, weir) = (cell.device_turns(Way::Iptables)?, cell.device_turns(Way::OneVip)?);
     Some(Row::beside(&name, "ns/frame", iptables, reference, weir))
 }
 
