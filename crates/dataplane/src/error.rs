@@ -4,6 +4,8 @@ use std::io;
 
 use aya::maps::MapError;
 
+use crate::balancer::VipError;
+
 /// Why the data path could not be brought into the wanted state.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,6 +72,9 @@ pub enum DataplaneError {
         /// What the kernel said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Operator: VIPs that cannot be as wanted; everything stays as it was.
+    #[error("{}", lines(.0))]
+    Vips(Vec<VipError>),
     /// Us: the object lacks a map or program that this version needs.
     #[error("the eBPF object has no {what} named {name}")]
     Object {
@@ -81,6 +86,11 @@ pub enum DataplaneError {
     /// Kernel: the object could not be loaded.
     #[error("loading the eBPF object")]
     Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// One after another, for a log line.
+fn lines(errors: &[VipError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl DataplaneError {

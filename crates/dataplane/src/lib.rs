@@ -1,6 +1,7 @@
 //! Loads, attaches and pins weir's eBPF programs and reconciles their maps with a desired table.
 
 pub mod attach;
+pub mod balancer;
 mod before;
 pub mod bpffs;
 pub mod buckets;
