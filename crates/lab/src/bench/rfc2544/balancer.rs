@@ -152,7 +152,9 @@ pub(super) fn vips(scenario: Scenario, protocols: &[VipProtocol]) -> Vec<Vip> {
         echo: true,
         backends: scenario.backends_of(number).map(backend).collect(),
     };
-    (0..scenario.vips).flat_map(|number| protocols.iter().map(move |protocol| of(number, *protocol))).collect()
+    (0..scenario.vips)
+        .flat_map(|number| protocols.iter().map(move |protocol| of(number, *protocol)))
+        .collect()
 }
 
 /// A server with MAC address and VLAN id of its own.

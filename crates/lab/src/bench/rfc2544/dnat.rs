@@ -51,7 +51,10 @@ impl Dnat {
             Rules::Nftables => feed("nft", &["-f", "-"], &nftables(scenario)),
         })?;
         // A network card has verified checksums before connections are tracked; a veth's frames would be summed up here.
-        netns.sysctl(&[("net/netfilter/nf_conntrack_checksum", "0"), ("net/netfilter/nf_conntrack_udp_timeout", "3600")])?;
+        netns.sysctl(&[
+            ("net/netfilter/nf_conntrack_checksum", "0"),
+            ("net/netfilter/nf_conntrack_udp_timeout", "3600"),
+        ])?;
         Ok(Self { netns, warm: false, _room: Room::make()? })
     }
 }

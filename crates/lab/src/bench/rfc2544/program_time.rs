@@ -78,7 +78,9 @@ fn timed(program: &Program, case: &Case, settings: &Settings) -> Result<[Row; 2]
             timings.push(on_one_processor(|| Ok(time_frames(program, frames.iter().map(Vec::as_slice))?))?);
         }
     }
-    let nanoseconds = |of: fn(&Timing) -> u128| timings.each_ref().map(|runs| runs.iter().map(|run| of(run) as f64).collect());
+    let nanoseconds = |of: fn(&Timing) -> u128| {
+        timings.each_ref().map(|runs| runs.iter().map(|run| of(run) as f64).collect())
+    };
     let [medians, empty_medians]: [Vec<f64>; 2] = nanoseconds(|run| run.median.as_nanos());
     let [minima, empty_minima]: [Vec<f64>; 2] = nanoseconds(|run| run.minimum.as_nanos());
     let name = |what: &str| format!("balancer's program, {}, {what}", case.name);
@@ -86,7 +88,13 @@ fn timed(program: &Program, case: &Case, settings: &Settings) -> Result<[Row; 2]
     Ok([
         Row::beside(&name("median"), "ns/frame", medians, "empty program, median", empty_medians),
         // The minimum over all rounds is the figure, not their median.
-        Row::beside(&name("minimum"), "ns/frame", smallest(&minima), "empty program, minimum", smallest(&empty_minima)),
+        Row::beside(
+            &name("minimum"),
+            "ns/frame",
+            smallest(&minima),
+            "empty program, minimum",
+            smallest(&empty_minima),
+        ),
     ])
 }
 
