@@ -12,6 +12,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::bpffs::Owner;
 use crate::error::DataplaneError;
 use crate::netlink::Link;
 use crate::object;
@@ -123,7 +124,7 @@ impl Attachments {
         if hook == Hook::Xdp {
             let program: &mut Xdp = program.try_into().map_err(mistyped)?;
             load_once(program.fd().is_err(), || program.load()).map_err(refused)?;
-            return attach_xdp(program, link, &pin).map_err(refused);
+            return attach_xdp(program, link, XdpMode::Driver, &pin).map_err(refused);
         }
         let program: &mut SchedClassifier = program.try_into().map_err(mistyped)?;
         load_once(program.fd().is_err(), || program.load()).map_err(refused)?;
@@ -146,7 +147,7 @@ impl Attachments {
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("link-") && !keep.contains(&name) {
+            if Owner::Gateway.owns_link(&name) && !keep.contains(&name) {
                 fs::remove_file(entry.path()).map_err(failed)?;
                 tracing::info!(link = name, "detached");
             }
@@ -169,7 +170,7 @@ impl Attachments {
     }
 }
 
-type AttachError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type AttachError = Box<dyn std::error::Error + Send + Sync>;
 
 fn load_once(needed: bool, load: impl FnOnce() -> Result<(), ProgramError>) -> Result<(), AttachError> {
     if needed {
@@ -223,7 +224,13 @@ fn attach_filter(program: &mut SchedClassifier, name: &str, link: &Link) -> Resu
     Ok(())
 }
 
-fn attach_xdp(program: &mut Xdp, link: &Link, pin: &Path) -> Result<(), AttachError> {
+/// Puts a loaded program on the interface, in place of the one behind the pinned link if that is of this interface.
+pub(crate) fn attach_xdp(
+    program: &mut Xdp,
+    link: &Link,
+    mode: XdpMode,
+    pin: &Path,
+) -> Result<(), AttachError> {
     if let Ok(old) = PinnedLink::from_pin(pin) {
         let replaced = XdpLink::try_from(FdLink::from(old))
             .map_err(AttachError::from)
@@ -234,7 +241,7 @@ fn attach_xdp(program: &mut Xdp, link: &Link, pin: &Path) -> Result<(), AttachEr
         }
         fs::remove_file(pin)?;
     }
-    let id = program.attach_to_if_index(link.ifindex, XdpMode::Driver)?;
+    let id = program.attach_to_if_index(link.ifindex, mode)?;
     let attached: FdLink = program.take_link(id)?.try_into()?;
     attached.pin(pin)?;
     Ok(())

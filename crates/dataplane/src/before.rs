@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::attach::Attachments;
-use crate::bpffs;
+use crate::bpffs::{self, Owner};
 use crate::devices::{RESOLVE, SEGMENT, STACK};
 use crate::error::DataplaneError;
 use crate::netlink::Netlink;
@@ -46,7 +46,7 @@ impl Before {
     async fn try_restore(&self) -> Result<(), DataplaneError> {
         if !self.pinned && self.pins.exists() {
             Attachments::new(&self.pins).detach()?;
-            bpffs::remove(&self.pins)?;
+            bpffs::remove(&self.pins, Owner::Gateway)?;
         }
         if !self.devices {
             let netlink = Netlink::connect(false)?;

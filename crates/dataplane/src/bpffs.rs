@@ -1,5 +1,6 @@
 //! The BPF file system, where maps and links outlive the process.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use bpf_abi::ABI_VERSION;
 
 use crate::error::DataplaneError;
+use crate::object;
 
 /// Where the BPF file system is usually mounted.
 pub const MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -40,7 +42,13 @@ pub fn ensure_mounted() -> Result<(), DataplaneError> {
 /// The pin directory of a node for this version of the map layout.
 #[must_use]
 pub fn pin_path(node: &str) -> PathBuf {
-    Path::new(MOUNT_POINT).join("weir").join(node).join(format!("v{ABI_VERSION}"))
+    pin_path_under(&Path::new(MOUNT_POINT).join("weir"), node)
+}
+
+/// [`pin_path`] in another place than the usual one.
+#[must_use]
+pub fn pin_path_under(root: &Path, node: &str) -> PathBuf {
+    root.join(node).join(format!("v{ABI_VERSION}"))
 }
 
 /// [`pin_path`], created.
@@ -49,19 +57,62 @@ pub fn pin_path(node: &str) -> PathBuf {
 /// If it cannot be created.
 pub fn pin_directory(node: &str) -> Result<PathBuf, DataplaneError> {
     let path = pin_path(node);
-    fs::create_dir_all(&path)
-        .map_err(|source| DataplaneError::system("create", path.display().to_string(), source))?;
+    create(&path)?;
     Ok(path)
 }
 
-/// Removes the pins in `directory`, then the directories that are empty because of it.
+/// Pin directories of a node for whatever version of the map layout.
+pub(crate) fn versions(directory: &Path) -> Vec<PathBuf> {
+    directory.parent().and_then(|node| children(node).ok()).unwrap_or_default()
+}
+
+/// Whether a node has pins of a role, by whatever version of the map layout.
+pub(crate) fn has_pins(directory: &Path, owner: Owner) -> bool {
+    let mut pins = versions(directory).into_iter().flat_map(|version| children(&version).unwrap_or_default());
+    pins.any(|pin| owner.owns(&name_of(&pin)))
+}
+
+/// Creates a pin directory.
+///
+/// # Errors
+/// If it cannot be created.
+pub(crate) fn create(path: &Path) -> Result<(), DataplaneError> {
+    fs::create_dir_all(path)
+        .map_err(|source| DataplaneError::system("create", path.display().to_string(), source))
+}
+
+/// The role that a pin is of: a node may have both, and each leaves the other's alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Whatever is not the balancer's, so also what another version pinned.
+    Gateway,
+    /// The site balancer.
+    Balancer,
+}
+
+impl Owner {
+    /// Whether a pin is of this role.
+    #[must_use]
+    pub fn owns(self, pin: &str) -> bool {
+        let link = || pin.strip_prefix("link-").and_then(|rest| rest.strip_prefix(object::BALANCER));
+        let balancers = object::BALANCER_MAPS.contains(&pin) || link().is_some_and(|of| of.starts_with('-'));
+        balancers == (self == Self::Balancer)
+    }
+
+    /// Whether a pin is a link of this role.
+    #[must_use]
+    pub fn owns_link(self, pin: &str) -> bool {
+        pin.starts_with("link-") && self.owns(pin)
+    }
+}
+
+/// Removes a role's pins in `directory`, then the directories that are empty because of it.
 ///
 /// # Errors
 /// If a pin cannot be removed.
-pub fn remove(directory: &Path) -> Result<(), DataplaneError> {
+pub fn remove(directory: &Path, owner: Owner) -> Result<(), DataplaneError> {
     let failed = |path: &Path, source| DataplaneError::system("remove", path.display().to_string(), source);
-    for entry in fs::read_dir(directory).map_err(|e| failed(directory, e))? {
-        let path = entry.map_err(|e| failed(directory, e))?.path();
+    for path in children(directory)?.into_iter().filter(|path| owner.owns(&name_of(path))) {
         fs::remove_file(&path).map_err(|e| failed(&path, e))?;
     }
     let root = Path::new(MOUNT_POINT);
@@ -73,26 +124,34 @@ pub fn remove(directory: &Path) -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// Takes over the links that a process with another version of the map layout left pinned beside `directory`, so that
+/// Takes over the links of a role that a process with another version of the map layout left pinned beside `directory`, so that
 /// its programs are replaced and not joined; its maps go away with them.
 ///
 /// # Errors
 /// If a pin cannot be moved or removed.
-pub fn take_over_other_versions(directory: &Path) -> Result<(), DataplaneError> {
+pub fn take_over_other_versions(directory: &Path, owner: Owner) -> Result<(), DataplaneError> {
     let Some(node) = directory.parent() else { return Ok(()) };
     for version in children(node)?.into_iter().filter(|path| path != directory) {
-        for pin in children(&version)? {
-            let name = pin.file_name().unwrap_or_default();
-            let ours = directory.join(name);
-            if name.as_bytes().starts_with(b"link-") && !ours.exists() {
+        let pins = children(&version)?;
+        if !pins.iter().any(|pin| owner.owns(&name_of(pin))) {
+            continue;
+        }
+        for pin in pins {
+            let name = name_of(&pin);
+            let ours = directory.join(&*name);
+            if owner.owns_link(&name) && !ours.exists() {
                 fs::rename(&pin, &ours)
                     .map_err(|source| DataplaneError::system("move", pin.display().to_string(), source))?;
             }
         }
-        remove(&version)?;
+        remove(&version, owner)?;
         tracing::info!(path = %version.display(), "took over from another version");
     }
     Ok(())
+}
+
+fn name_of(pin: &Path) -> Cow<'_, str> {
+    pin.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn children(directory: &Path) -> Result<Vec<PathBuf>, DataplaneError> {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::attach::{Attachments, Chosen, Hook, Role, choose};
 use crate::before::Before;
-use crate::bpffs;
+use crate::bpffs::{self, Owner};
 use crate::devices::{Devices, RESOLVE, SEGMENT_PEER, STACK_PEER};
 use crate::eid::{Eid, mapped};
 use crate::error::DataplaneError;
@@ -192,7 +192,7 @@ impl Dataplane {
         };
         dataplane.route_local().await?;
         dataplane.commit().await?;
-        bpffs::take_over_other_versions(&dataplane.pins)?;
+        bpffs::take_over_other_versions(&dataplane.pins, Owner::Gateway)?;
         dataplane.attach().await?;
         Ok(dataplane)
     }
@@ -405,7 +405,7 @@ impl Dataplane {
         self.devices.remove(&self.netlink).await?;
         self.sysctls.restore();
         drop((self.maps, self.object));
-        bpffs::remove(&self.pins)
+        bpffs::remove(&self.pins, Owner::Gateway)
     }
 
     /// Only XDP needs link-layer addresses; TC leaves neighbours to the kernel.

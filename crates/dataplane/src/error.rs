@@ -4,7 +4,7 @@ use std::io;
 
 use aya::maps::MapError;
 
-use crate::balancer::VipError;
+use crate::balancer::{HookError, VipError};
 
 /// Why the data path could not be brought into the wanted state.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,14 @@ pub enum DataplaneError {
     #[error("{count} own RLOCs, at most {most} are supported")]
     TooManyRlocs {
         /// RLOCs configured.
+        count: usize,
+        /// What fits.
+        most: usize,
+    },
+    /// Operator: more tunnel endpoints than the program can compare with.
+    #[error("{count} own tunnel endpoints, at most {most} are supported")]
+    TooManyVteps {
+        /// Tunnel endpoints configured.
         count: usize,
         /// What fits.
         most: usize,
@@ -71,6 +79,17 @@ pub enum DataplaneError {
         interface: String,
         /// What the kernel said.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Operator: the port's XDP hook cannot be had.
+    #[error(transparent)]
+    XdpHook(#[from] HookError),
+    /// Us, or the kernel: the program does something else than it should; the one at work stays.
+    #[error("self-test of {program}: {outcome}")]
+    SelfTest {
+        /// Name of the program.
+        program: &'static str,
+        /// What it did.
+        outcome: String,
     },
     /// Operator: VIPs that cannot be as wanted; everything stays as it was.
     #[error("{}", lines(.0))]

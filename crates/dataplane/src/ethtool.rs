@@ -10,6 +10,7 @@ use crate::error::DataplaneError;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
@@ -31,6 +32,32 @@ pub fn set_feature(interface: &str, feature: &str, on: bool) -> Result<(), Datap
     request[2 + 2 * block] = bit;
     request[3 + 2 * block] = if on { bit } else { 0 };
     device.call(request.as_mut_ptr().cast())
+}
+
+/// How a feature of a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// It is at work.
+    pub on: bool,
+    /// Nobody can change that.
+    pub fixed: bool,
+}
+
+/// A feature of a device (`ethtool -k` names); `None` if the kernel does not know it.
+///
+/// # Errors
+/// If the kernel refuses an ioctl.
+pub fn feature(interface: &str, feature: &str) -> Result<Option<Feature>, DataplaneError> {
+    let device = Device::open(interface)?;
+    let Some(index) = device.feature_index(feature)? else { return Ok(None) };
+    // struct ethtool_gfeatures { cmd, size } followed by blocks { available, requested, active, never_changed }.
+    let mut request = [0_u32; 2 + 4 * (FEATURES_MAX / 32)];
+    let (block, bit) = (index / 32, 1_u32 << (index % 32));
+    request[0] = ETHTOOL_GFEATURES;
+    request[1] = u32::try_from(device.count()?.div_ceil(32)).unwrap_or(0);
+    device.call(request.as_mut_ptr().cast())?;
+    let is = |word: usize| request[2 + 4 * block + word] & bit != 0;
+    Ok(Some(Feature { on: is(2), fixed: !is(0) || is(3) }))
 }
 
 struct Device {

@@ -139,11 +139,7 @@ impl Maps {
     /// # Errors
     /// If the map cannot be read.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, DataplaneError> {
-        let sum = |(index, reason): (u32, &Reason)| {
-            let values = self.reasons.get(&index, 0).map_err(of("REASONS"))?;
-            Ok((*reason, values.iter().fold(0_u64, |sum, v| sum.wrapping_add(*v))))
-        };
-        (0_u32..).zip(Reason::ALL).map(sum).collect()
+        by_reason(&self.reasons, "REASONS", Reason::ALL)
     }
 }
 
@@ -200,7 +196,20 @@ fn monotonic_nanos() -> u64 {
     u64::try_from(nanos).unwrap_or(0)
 }
 
-fn take<T>(
+/// Counters of every reason, in their order, over all CPUs.
+pub(crate) fn by_reason<R: Copy>(
+    counters: &PerCpuArray<MapData, u64>,
+    map: &'static str,
+    all: &[R],
+) -> Result<Vec<(R, u64)>, DataplaneError> {
+    let sum = |(index, reason): (u32, &R)| {
+        let values = counters.get(&index, 0).map_err(of(map))?;
+        Ok((*reason, values.iter().fold(0_u64, |sum, v| sum.wrapping_add(*v))))
+    };
+    (0_u32..).zip(all).map(sum).collect()
+}
+
+pub(crate) fn take<T>(
     object: &mut Ebpf,
     name: &'static str,
     typed: impl FnOnce(Map) -> Result<T, MapError>,
@@ -209,12 +218,12 @@ fn take<T>(
     typed(object.take_map(name).ok_or_else(missing)?).map_err(of(name))
 }
 
-fn of(map: &'static str) -> impl FnOnce(MapError) -> DataplaneError {
+pub(crate) fn of(map: &'static str) -> impl FnOnce(MapError) -> DataplaneError {
     move |source| DataplaneError::Map { map, source }
 }
 
 /// Removing what is not there has succeeded.
-fn absent(result: Result<(), MapError>, map: &'static str) -> Result<(), DataplaneError> {
+pub(crate) fn absent(result: Result<(), MapError>, map: &'static str) -> Result<(), DataplaneError> {
     match result {
         Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(MapError::KeyNotFound) => Ok(()),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -38,6 +38,17 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Kind of a virtual link (`veth`, `tun`, …), `None` for hardware.
     pub kind: Option<String>,
+    /// The XDP program on it.
+    pub xdp: Option<AttachedXdp>,
+}
+
+/// An XDP program on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachedXdp {
+    /// Its id; 0 if there are several, on the driver, the stack and the hardware.
+    pub program: u32,
+    /// It runs in the driver, not in the stack.
+    pub native: bool,
 }
 
 /// What the kernel's routes say about a destination.
@@ -377,8 +388,14 @@ fn found<T>(
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let mut link =
-        Link { name: String::new(), ifindex: message.header.index, mtu: 0, mac: [0; 6], kind: None };
+    let mut link = Link {
+        name: String::new(),
+        ifindex: message.header.index,
+        mtu: 0,
+        mac: [0; 6],
+        kind: None,
+        xdp: None,
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -388,10 +405,18 @@ fn link(message: &LinkMessage) -> Link {
                 link.kind =
                     info.iter().find_map(|i| if let LinkInfo::Kind(k) = i { Some(kind(k)) } else { None });
             }
+            LinkAttribute::Xdp(xdp) => link.xdp = attached_xdp(xdp),
             _ => {}
         }
     }
     link
+}
+
+fn attached_xdp(attributes: &[LinkXdp]) -> Option<AttachedXdp> {
+    let mode = attributes.iter().find_map(|a| if let LinkXdp::Attached(m) = a { Some(*m) } else { None })?;
+    let program = attributes.iter().find_map(|a| if let LinkXdp::ProgId(id) = a { Some(*id) } else { None });
+    let native = mode == XdpAttached::Driver;
+    (mode != XdpAttached::None).then_some(AttachedXdp { program: program.unwrap_or(0), native })
 }
 
 fn kind(kind: &InfoKind) -> String {

@@ -7,6 +7,7 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use bpf_abi::FLOW_CACHE_SETS;
 
 static WEIR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+static BALANCER_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer.bpf.o"));
 static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// ITR for TC ingress (`SchedClassifier`).
@@ -17,10 +18,26 @@ pub const ETR: &str = "weir_etr";
 pub const ITR_XDP: &str = "weir_itr_xdp";
 /// ETR for XDP (`Xdp`).
 pub const ETR_XDP: &str = "weir_etr_xdp";
+/// Site balancer for XDP (`Xdp`).
+pub const BALANCER: &str = "weir_balancer";
 
 /// The maps of the data path's object that outlive a process.
 pub const MAPS: [&str; 9] =
     ["INTERFACES", "MAP_CACHE", "SLOTS", "LOCATORS", "FLOWS", "LOCAL_EIDS", "TRAFFIC", "REASONS", "NODE"];
+
+/// The maps of the balancer's object; all of them outlive a process.
+pub const BALANCER_MAPS: [&str; 10] = [
+    "BALANCER_VIPS",
+    "TABLES",
+    "BACKENDS",
+    "TUNNELS",
+    "BALANCED_FLOWS",
+    "VIP_COUNTERS",
+    "BACKEND_COUNTERS",
+    "BALANCER_REASONS",
+    "BALANCER_NODE",
+    "IDENTITIES",
+];
 
 /// Why the kernel has no program of ours.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +87,39 @@ pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
         }
     }
     loader.load(WEIR).map_err(ObjectError::Maps)
+}
+
+/// How the balancer's maps are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BalancerMapOptions<'a> {
+    /// Directory on a bpffs: maps pinned there are re-used, the others are pinned there.
+    pub pin_directory: Option<&'a Path>,
+    /// Entries of the flow table.
+    pub flows: Option<u32>,
+    /// Chunks of all tables together.
+    pub chunks: Option<u32>,
+}
+
+/// The balancer's object with its maps in the kernel; its program is loaded with [`load_program`].
+///
+/// # Errors
+/// If a map cannot be created, pinned, or re-used.
+pub fn load_balancer(options: BalancerMapOptions<'_>) -> Result<Ebpf, ObjectError> {
+    let mut loader = EbpfLoader::new();
+    let btf = Btf::from_sys_fs().ok();
+    loader.btf(btf.as_ref());
+    if let Some(flows) = options.flows {
+        loader.map_max_entries("BALANCED_FLOWS", flows);
+    }
+    if let Some(chunks) = options.chunks {
+        loader.map_max_entries("TABLES", chunks);
+    }
+    if let Some(directory) = options.pin_directory {
+        for map in BALANCER_MAPS {
+            loader.map_pin_path(map, directory.join(map));
+        }
+    }
+    loader.load(BALANCER_OBJECT).map_err(ObjectError::Maps)
 }
 
 /// The benchmarks' object: `empty`, `empty_xdp`, `sink`, `sink_xdp`, `generator_xdp`; maps `SINK`, `GENERATOR`.

@@ -13,6 +13,8 @@ pub const TC_REDIRECT: u32 = 7;
 pub const TC_OK: u32 = 0;
 /// Return value of a TC program that drops.
 pub const TC_SHOT: u32 = 2;
+/// Return value of an XDP program that sends the packet back out of its port.
+pub const XDP_TX: u32 = 3;
 /// Return value of an XDP program that redirects.
 pub const XDP_REDIRECT: u32 = 4;
 /// Return value of an XDP program that leaves the packet to the stack.

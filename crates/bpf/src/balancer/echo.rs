@@ -69,7 +69,9 @@ fn set_type(frame: &Frame, offset: usize, new: u8) -> Result<(), Reason> {
     let icmp = unsafe { &mut *icmp };
     let (old_word, new_word) =
         (u16::from_ne_bytes([icmp.kind, icmp.code]), u16::from_ne_bytes([new, icmp.code]));
-    icmp.checksum = checksum_after(icmp.checksum, old_word, new_word);
+    let checksum = checksum_after(icmp.checksum, old_word, new_word);
+    // An answer of zeros alone has the checksum 0xffff, which the equation takes for 0; both mean the same in all others.
+    icmp.checksum = if checksum == 0 { 0xffff } else { checksum };
     icmp.kind = new;
     Ok(())
 }

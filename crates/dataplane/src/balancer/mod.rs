@@ -1,16 +1,30 @@
 //! The site balancer's data path: VIPs, their tables and backends, brought up, changed without a packet in between,
 //! explained, taken down. `docs/balancer.md` tells what the program does with them.
 
+mod bases;
+mod check;
+mod chunks;
 mod desired;
 mod error;
+mod explain;
+mod hook;
+mod identity;
+mod maps;
+mod observed;
+mod plan;
 mod running;
+#[cfg(test)]
+mod samples;
+mod self_test;
+mod state;
 
+pub use check::check;
 pub use desired::{
     Backend, BalancerConfig, HashBy, Protocol, Segment, SegmentError, SegmentKind, Tunnel, Vip, VipId,
     VipIdError, XdpHook,
 };
 pub use error::VipError;
-pub use running::{
-    Applied, BackendCounters, Balancer, Explanation, FlowQuery, InPlace, Remembered, SlotChoice, Verdict,
-    VipCounters,
-};
+pub use explain::{Explanation, FlowQuery, Remembered, SlotChoice, Verdict};
+pub use hook::HookError;
+pub use running::{BackendCounters, Balancer, InPlace, VipCounters};
+pub use state::Applied;

@@ -1,25 +1,28 @@
 //! One node's balancer at work.
 
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
-use bpf_abi::BalancerReason;
-use bpf_abi::balancer::BalancedValue;
+use aya::Ebpf;
+use bpf_abi::balancer::{BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, VTEPS, VipValue};
+use bpf_abi::{BalancerReason, FlowKey};
 use codec::Instant;
-use serde::Serialize;
 
-use crate::balancer::desired::{BalancerConfig, Protocol, Segment, Vip, VipId};
+use crate::balancer::desired::{BalancerConfig, Vip, VipId, XdpHook};
+use crate::balancer::explain::{self, Explanation, FlowQuery, LookUp};
+use crate::balancer::hook::{self, Tags};
+use crate::balancer::identity::identity;
+use crate::balancer::maps::Maps;
+use crate::balancer::observed::{Memory, Observed, is_vip};
+use crate::balancer::plan::{CHUNK_OCTETS, Placed, table_octets};
+use crate::balancer::self_test::self_test;
+use crate::balancer::state::{Applied, State};
+use crate::bpffs::{self, Owner};
+use crate::dataplane::OnStop;
+use crate::eid::{mapped, unmapped};
 use crate::error::DataplaneError;
-
-/// What a change came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Writes to the kernel's maps; 0 when everything was as wanted.
-    pub writes: usize,
-    /// VIPs whose table was replaced.
-    pub tables: usize,
-    /// Slots of these that name another backend than before.
-    pub moved_slots: u64,
-}
+use crate::netlink::{Link, Netlink};
+use crate::object::{self, BalancerMapOptions};
 
 /// What the kernel had for a backend when the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,101 +55,126 @@ pub struct BackendCounters {
     pub sent: BalancedValue,
 }
 
-/// A flow that somebody asks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowQuery {
-    /// Segment on which its packets arrive.
-    pub segment: Segment,
-    /// Source address.
-    pub source: IpAddr,
-    /// Source port.
-    pub source_port: u16,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Destination port.
-    pub destination_port: u16,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// The packet is one that begins a connection (TCP SYN, SCTP INIT).
-    pub first: bool,
-}
-
-/// What the program would do with a packet of a flow now, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Explanation {
-    /// The VIP that the packet is for.
-    pub vip: Option<VipId>,
-    /// Its flow hash.
-    pub hash: Option<u32>,
-    /// What the table says.
-    pub current: Option<SlotChoice>,
-    /// What the table before the last change says, while that change is fresh.
-    pub previous: Option<SlotChoice>,
-    /// Where the flow is remembered.
-    pub remembered: Option<Remembered>,
-    /// What becomes of it.
-    pub verdict: Verdict,
-    /// Name of the backend that gets it.
-    pub backend: Option<String>,
-    /// The rule that decides, in words.
-    pub because: String,
-}
-
-/// A slot of a table and whom it names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SlotChoice {
-    /// Slots of the table.
-    pub size: u32,
-    /// The flow's.
-    pub slot: u32,
-    /// Index of the backend that it names; `None` for nobody.
-    pub index: Option<u16>,
-    /// Its name, if the backend is still of the VIP.
-    pub name: Option<String>,
-    /// Packets may be sent to it.
-    pub usable: bool,
-}
-
-/// An entry of the flow table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Remembered {
-    /// Index of the backend.
-    pub index: u32,
-    /// Its name, if the backend is still of the VIP.
-    pub name: Option<String>,
-    /// The index has had no other owner since, and packets may be sent there.
-    pub valid: bool,
-}
-
-/// What becomes of a packet: labels of `weir_balancer_packets_total{reason}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// To the backend that the table names.
-    Forwarded,
-    /// To the backend that the flow is remembered on.
-    ForwardedFlow,
-    /// To the backend that the table before the last change names.
-    ForwardedPrevious,
-    /// Left to the stack.
-    PassNoVip,
-    /// Dropped.
-    DropNoBackend,
-}
-
 /// A running balancer.
-pub struct Balancer {}
+pub struct Balancer {
+    config: BalancerConfig,
+    pins: PathBuf,
+    link: Link,
+    tags: Tags,
+    /// The program stays loaded through the pinned link; until it is attached, through this.
+    object: Ebpf,
+    attached: bool,
+    state: State<Maps>,
+    found: HashMap<u128, InPlace>,
+}
 
 impl Balancer {
     /// Brings the data path up in the calling thread's network namespace. What an earlier process left pinned is taken
     /// over as it is and stays until [`apply`](Self::apply); the new program is tried on a frame before it replaces
-    /// the one at work.
+    /// the one at work. One of another version of the map layout is replaced when the first `apply` has filled the
+    /// new maps.
     ///
     /// # Errors
     /// If the interface is missing, the hook is taken, tags cannot be had in the frames, or the kernel refuses
-    /// something.
-    pub async fn start(_config: &BalancerConfig) -> Result<Self, DataplaneError> {
-        Ok(Self {})
+    /// something. What an earlier process left stays then, what this start made is taken away.
+    pub async fn start(config: &BalancerConfig) -> Result<Self, DataplaneError> {
+        let pins = match &config.pin_root {
+            Some(root) => bpffs::pin_path_under(root, &config.node),
+            None => {
+                bpffs::ensure_mounted()?;
+                bpffs::pin_path(&config.node)
+            }
+        };
+        let node = node_value(config)?;
+        let was_pinned = bpffs::has_pins(&pins, Owner::Balancer);
+        bpffs::create(&pins)?;
+        let started = Self::bring_up(config, &pins, node).await;
+        if started.is_err() && !was_pinned {
+            bpffs::remove(&pins, Owner::Balancer)?;
+        }
+        started
+    }
+
+    async fn bring_up(
+        config: &BalancerConfig,
+        pins: &Path,
+        node: BalancerNodeValue,
+    ) -> Result<Self, DataplaneError> {
+        let netlink = Netlink::connect(false)?;
+        let link = netlink.require(&config.interface).await?;
+        let at_work = hook::is_ours(&link, &bpffs::versions(pins))?;
+        self_test()?;
+        let mut balancer = Self::load(config, pins, link)?;
+        balancer.introduce(node)?;
+        balancer.tags = Tags::leave_in(&balancer.link.name)?;
+        bpffs::take_over_other_versions(pins, Owner::Balancer)?;
+        if let Err(error) = balancer.take_port(&netlink, at_work).await {
+            balancer.tags.restore();
+            return Err(error);
+        }
+        Ok(balancer)
+    }
+
+    /// The program and the maps in the kernel, nothing on the port yet.
+    fn load(config: &BalancerConfig, pins: &Path, link: Link) -> Result<Self, DataplaneError> {
+        let chunks = u32::try_from(config.table_memory / CHUNK_OCTETS).unwrap_or(u32::MAX).max(1);
+        let options =
+            BalancerMapOptions { pin_directory: Some(pins), flows: config.flows, chunks: Some(chunks) };
+        let load = |error| DataplaneError::Load(Box::new(error));
+        let mut object = object::load_balancer(options).map_err(load)?;
+        object::load_program(&mut object, object::BALANCER).map_err(load)?;
+        let maps = Maps::take(&mut object)?;
+        if maps.tables().octets() != u64::from(chunks) * CHUNK_OCTETS {
+            let (wanted, octets) = (config.table_memory, maps.tables().octets());
+            tracing::warn!(
+                wanted,
+                octets,
+                "tables in place have another size; a stop with detach gives it up"
+            );
+        }
+        let observed = maps.observe()?;
+        let found = in_place(&observed, &maps);
+        let (config, pins, state) = (config.clone(), pins.to_owned(), State::new(maps, observed));
+        let tags = Tags::untouched(&link.name);
+        Ok(Self { config, pins, link, tags, object, attached: false, state, found })
+    }
+
+    /// A program of another version has maps of its own, filled: it is not replaced by one whose maps are empty, but
+    /// after the first change.
+    async fn take_port(&mut self, netlink: &Netlink, at_work: bool) -> Result<(), DataplaneError> {
+        let pin = hook::pin(&self.pins, &self.link.name);
+        let moves = hook::leave_other_hook(netlink, &self.link, self.config.mode, &pin).await?;
+        if at_work && !moves && self.state.observed.vips.is_empty() {
+            return Ok(());
+        }
+        self.attach()?;
+        if netlink.require(&self.link.name).await?.xdp.is_none() {
+            tracing::info!(interface = self.link.name, "the pinned link is of another port; attaching anew");
+            std::fs::remove_file(&pin)
+                .map_err(|source| DataplaneError::system("remove", pin.display().to_string(), source))?;
+            self.attach()?;
+        }
+        Ok(())
+    }
+
+    fn introduce(&mut self, node: BalancerNodeValue) -> Result<(), DataplaneError> {
+        let node = BalancerNodeValue { mac: self.link.mac, ..node };
+        let before = self.state.maps.node()?;
+        if before == node {
+            return Ok(());
+        }
+        if before.seed != node.seed && before != BalancerNodeValue::default() {
+            tracing::warn!("the seed of the flow hash is another one than before: flows move");
+        }
+        self.state.maps.set_node(&node)
+    }
+
+    fn attach(&mut self) -> Result<(), DataplaneError> {
+        let pin = hook::pin(&self.pins, &self.link.name);
+        hook::attach(&mut self.object, &self.link, self.config.mode, &pin)?;
+        self.attached = true;
+        tracing::info!(interface = self.link.name, mode = %self.config.mode, "attached");
+        Ok(())
     }
 
     /// Brings the kernel's maps in step with `desired`, which is all VIPs there are.
@@ -154,67 +182,82 @@ impl Balancer {
     /// # Errors
     /// [`DataplaneError::Vips`] names everything that is wrong with `desired`; nothing was changed then. If the kernel
     /// refuses a write, the writes made stand and the rest is made at the next call.
-    pub fn apply(&mut self, _now: Instant, _desired: &[Vip]) -> Result<Applied, DataplaneError> {
-        Ok(Applied::default())
+    pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
+        let applied = self.state.apply(now, desired, &self.config.vteps)?;
+        if !self.attached {
+            self.attach()?;
+        }
+        Ok(applied)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        None
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.state.observed.poll_timeout()
     }
 
     /// Ends drains, and makes space that no packet reads any more free again.
     ///
     /// # Errors
     /// If the kernel refuses a write; it is made at the next call.
-    pub const fn handle_timeout(&mut self, _now: Instant) -> Result<(), DataplaneError> {
-        Ok(())
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError> {
+        self.state.handle_timeout(now)
     }
 
     /// What the kernel had for a backend when this process started; `None` if it was not there.
     #[must_use]
-    pub const fn in_place(&self, _vip: &VipId, _backend: &str) -> Option<InPlace> {
-        None
+    pub fn in_place(&self, vip: &VipId, backend: &str) -> Option<InPlace> {
+        self.found.get(&identity(&vip.key(), backend)).copied()
+    }
+
+    /// Where frames are taken.
+    #[must_use]
+    pub const fn hook(&self) -> XdpHook {
+        self.config.mode
     }
 
     /// Frames and octets by VIP and backend of the desired state.
     ///
     /// # Errors
     /// If a map cannot be read.
-    pub const fn counters(&self) -> Result<Vec<VipCounters>, DataplaneError> {
-        Ok(Vec::new())
+    pub fn counters(&self) -> Result<Vec<VipCounters>, DataplaneError> {
+        let maps = &self.state.maps;
+        let of_vip = |(key, placed): (&_, &Placed)| {
+            let id = self.state.observed.vips.get(key).map(|value| value.id);
+            let names = placed.vip.backends.iter().map(|backend| backend.name.clone());
+            let backends = names
+                .zip(&placed.indices)
+                .map(|(name, index)| Ok(BackendCounters { name, sent: maps.sent_to(*index)? }));
+            Ok(VipCounters {
+                vip: placed.vip.id,
+                sent: id.map_or(Ok(BalancedValue::default()), |id| maps.sent_for(id))?,
+                backends: backends.collect::<Result<_, DataplaneError>>()?,
+            })
+        };
+        self.state.in_force.iter().map(of_vip).collect()
     }
 
     /// Frames by reason.
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub const fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError> {
-        Ok(Vec::new())
+    pub fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError> {
+        self.state.maps.reasons()
     }
 
     /// What the program would do with a packet now, read from its own maps.
     ///
     /// # Errors
     /// If a map cannot be read.
-    pub fn explain(&self, _flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
-        Ok(Explanation {
-            vip: None,
-            hash: None,
-            current: None,
-            previous: None,
-            remembered: None,
-            verdict: Verdict::PassNoVip,
-            backend: None,
-            because: String::new(),
-        })
+    pub fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
+        explain::explain(self, flow)
     }
 
     /// Octets of each VIP's tables, the previous one included.
     #[must_use]
-    pub const fn memory(&self) -> Vec<(VipId, u64)> {
-        Vec::new()
+    pub fn memory(&self) -> Vec<(VipId, u64)> {
+        let vips = self.state.observed.vips.iter();
+        vips.filter_map(|(key, value)| Some((VipId::from_key(key)?, table_octets(value)))).collect()
     }
 
     /// Ends the process's part in the data path: [`BalancerConfig::on_stop`].
@@ -222,6 +265,75 @@ impl Balancer {
     /// # Errors
     /// If something cannot be removed.
     pub async fn stop(self) -> Result<(), DataplaneError> {
-        Ok(())
+        if self.config.on_stop == OnStop::Keep {
+            return Ok(());
+        }
+        let Self { pins, link, tags, object, state, .. } = self;
+        drop((state, object));
+        bpffs::remove(&pins, Owner::Balancer)?;
+        tags.restore();
+        hook::wait_until_free(&Netlink::connect(false)?, &link.name).await
     }
+}
+
+impl LookUp for Balancer {
+    type Error = DataplaneError;
+
+    fn vip(&self, id: &VipId) -> Result<Option<VipValue>, DataplaneError> {
+        self.state.maps.vip(&id.key())
+    }
+
+    fn seed(&self) -> Result<u32, DataplaneError> {
+        Ok(self.state.maps.node()?.seed)
+    }
+
+    fn slot(&self, first: u32, size: u32, slot: u32) -> Option<u16> {
+        self.state.maps.tables().slots(first, size)?.get(slot as usize).copied()
+    }
+
+    fn backend(&self, index: u16) -> Result<BackendValue, DataplaneError> {
+        self.state.maps.backend(index)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, DataplaneError> {
+        self.state.maps.flow(key)
+    }
+
+    fn name(&self, vip: &VipId, index: u16) -> Option<String> {
+        let placed = self.state.in_force.get(&vip.key())?;
+        let at = placed.indices.iter().position(|placed| *placed == index)?;
+        placed.vip.backends.get(at).map(|backend| backend.name.clone())
+    }
+
+    fn others(&self, id: &VipId) -> Vec<VipId> {
+        let vips = self.state.observed.vips.keys().filter_map(VipId::from_key);
+        vips.filter(|other| other.address == unmapped(&mapped(id.address))).collect()
+    }
+}
+
+fn node_value(config: &BalancerConfig) -> Result<BalancerNodeValue, DataplaneError> {
+    let mut node = BalancerNodeValue { seed: config.seed, ..BalancerNodeValue::default() };
+    let too_many = || DataplaneError::TooManyVteps { count: config.vteps.len(), most: VTEPS };
+    let places = node.vteps.get_mut(..config.vteps.len()).ok_or_else(too_many)?;
+    for (place, vtep) in places.iter_mut().zip(&config.vteps) {
+        *place = mapped(*vtep);
+        node.vtep_count += 1;
+    }
+    Ok(node)
+}
+
+/// Backends by identity, with their slots in the tables in force.
+fn in_place(observed: &Observed, maps: &Maps) -> HashMap<u128, InPlace> {
+    let mut slots: BTreeMap<u16, u32> = BTreeMap::new();
+    for (_, value) in observed.vips.iter().filter(|(key, _)| is_vip(key)) {
+        for index in maps.tables().slots(value.table, value.size).unwrap_or_default() {
+            *slots.entry(*index).or_default() += 1;
+        }
+    }
+    let of = |(index, identity): (&u16, &u128)| {
+        let mac = observed.backends.get(index).map_or([0; 6], |backend| backend.mac);
+        let slots = slots.get(index).copied().unwrap_or(0);
+        (*identity, InPlace { usable: observed.is_usable(*index), slots, mac })
+    };
+    observed.owners().iter().map(of).collect()
 }

@@ -1,0 +1,278 @@
+//! What the program would do with a packet, step by step by the rules of `docs/balancer.md`.
+
+use std::net::IpAddr;
+
+use bpf_abi::balancer::{
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, NO_BACKEND, VIP_BY_ADDRESSES, VIP_FLOW_TABLE, VipValue,
+    slot,
+};
+use bpf_abi::{FlowKey, flow_hash_from};
+use serde::Serialize;
+
+use crate::balancer::desired::{Protocol, Segment, VipId};
+use crate::eid::mapped;
+
+/// A flow that somebody asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowQuery {
+    /// Segment on which its packets arrive.
+    pub segment: Segment,
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The packet is one that begins a connection (TCP SYN, SCTP INIT).
+    pub first: bool,
+}
+
+/// What the program would do with a packet of a flow now, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The VIP that the packet is for.
+    pub vip: Option<VipId>,
+    /// Its flow hash.
+    pub hash: Option<u32>,
+    /// What the table says.
+    pub current: Option<SlotChoice>,
+    /// What the table before the last change says, while that change is fresh.
+    pub previous: Option<SlotChoice>,
+    /// Where the flow is remembered.
+    pub remembered: Option<Remembered>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Name of the backend that gets it.
+    pub backend: Option<String>,
+    /// The rule that decides, in words.
+    pub because: String,
+}
+
+/// A slot of a table and whom it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotChoice {
+    /// Slots of the table.
+    pub size: u32,
+    /// The flow's.
+    pub slot: u32,
+    /// Index of the backend that it names; `None` for nobody.
+    pub index: Option<u16>,
+    /// Its name, if the backend is still of the VIP.
+    pub name: Option<String>,
+    /// Packets may be sent to it.
+    pub usable: bool,
+}
+
+/// An entry of the flow table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Remembered {
+    /// Index of the backend.
+    pub index: u32,
+    /// Its name, if the backend is still of the VIP.
+    pub name: Option<String>,
+    /// The index has had no other owner since, and packets may be sent there.
+    pub valid: bool,
+}
+
+/// What becomes of a packet: labels of `weir_balancer_packets_total{reason}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// To the backend that the table names.
+    Forwarded,
+    /// To the backend that the flow is remembered on.
+    ForwardedFlow,
+    /// To the backend that the table before the last change names.
+    ForwardedPrevious,
+    /// Left to the stack.
+    PassNoVip,
+    /// Dropped.
+    DropNoBackend,
+}
+
+/// What the program looks up, in the kernel or in a test.
+pub(crate) trait LookUp {
+    /// Why something could not be looked up.
+    type Error;
+    /// The entry of a VIP.
+    fn vip(&self, id: &VipId) -> Result<Option<VipValue>, Self::Error>;
+    /// Start of the flow hash.
+    fn seed(&self) -> Result<u32, Self::Error>;
+    /// A slot of the table of `size` slots from chunk `first` on; `None` if user space has not made it.
+    fn slot(&self, first: u32, size: u32, slot: u32) -> Option<u16>;
+    /// The backend of an index.
+    fn backend(&self, index: u16) -> Result<BackendValue, Self::Error>;
+    /// Where a flow is remembered.
+    fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, Self::Error>;
+    /// Name of a VIP's backend.
+    fn name(&self, vip: &VipId, index: u16) -> Option<String>;
+    /// Other VIPs of the address.
+    fn others(&self, id: &VipId) -> Vec<VipId>;
+}
+
+impl FlowQuery {
+    const fn vip(&self) -> VipId {
+        let Self { destination, destination_port, protocol, segment, .. } = *self;
+        VipId { address: destination, port: destination_port, protocol, segment }
+    }
+
+    /// UDP has no first packets.
+    fn is_first(&self) -> bool {
+        self.first && self.protocol != Protocol::Udp
+    }
+
+    fn key(&self, by_addresses: bool) -> FlowKey {
+        let port = |port: u16| if by_addresses { [0; 2] } else { port.to_be_bytes() };
+        FlowKey {
+            source: mapped(self.source),
+            destination: mapped(self.destination),
+            source_port: port(self.source_port),
+            destination_port: port(self.destination_port),
+            protocol: u32::from(self.protocol.number()),
+            instance_id: self.segment.value(),
+        }
+    }
+}
+
+/// Rules 7 and 8.
+///
+/// # Errors
+/// If something cannot be looked up.
+pub(crate) fn explain<L: LookUp>(maps: &L, query: &FlowQuery) -> Result<Explanation, L::Error> {
+    let id = query.vip();
+    let entry = if id.port == 0 { None } else { maps.vip(&id)? };
+    let Some(value) = entry else { return Ok(no_vip(&id, &maps.others(&id))) };
+    let key = query.key(value.flags & VIP_BY_ADDRESSES != 0);
+    let hash = flow_hash_from(maps.seed()?, &key);
+    let current = choice(maps, &id, hash, value.table, value.size)?;
+    let previous = choice(maps, &id, hash, value.previous_table, value.previous_size)?;
+    let remembered = match maps.flow(&key)? {
+        Some(flow) => Some(remembered(maps, &id, &flow)?),
+        None => None,
+    };
+    let flow_table = value.flags & VIP_FLOW_TABLE != 0;
+    let decided = decide(query.is_first(), flow_table, &current, &previous, &remembered);
+    Ok(Explanation {
+        vip: Some(id),
+        hash: Some(hash),
+        verdict: decided.verdict,
+        backend: decided.backend,
+        because: decided.because,
+        current,
+        previous,
+        remembered,
+    })
+}
+
+fn no_vip(id: &VipId, others: &[VipId]) -> Explanation {
+    let because = match others {
+        [] => format!("no VIP has the address {} (rule 7)", id.address),
+        others => {
+            let others: Vec<_> = others.iter().map(ToString::to_string).collect();
+            format!("{id} is no VIP; the address has {} (rule 7)", others.join(", "))
+        }
+    };
+    Explanation {
+        vip: None,
+        hash: None,
+        current: None,
+        previous: None,
+        remembered: None,
+        verdict: Verdict::PassNoVip,
+        backend: None,
+        because,
+    }
+}
+
+fn choice<L: LookUp>(
+    maps: &L,
+    vip: &VipId,
+    hash: u32,
+    first: u32,
+    size: u32,
+) -> Result<Option<SlotChoice>, L::Error> {
+    if size == 0 {
+        return Ok(None);
+    }
+    let slot = slot(hash, size);
+    let index = maps.slot(first, size, slot).filter(|index| *index != NO_BACKEND);
+    let usable = match index {
+        Some(index) => maps.backend(index)?.flags & BACKEND_USABLE != 0,
+        None => false,
+    };
+    let name = index.and_then(|index| maps.name(vip, index));
+    Ok(Some(SlotChoice { size, slot, index, name, usable }))
+}
+
+fn remembered<L: LookUp>(maps: &L, vip: &VipId, flow: &BalancedFlowValue) -> Result<Remembered, L::Error> {
+    let index = u16::try_from(flow.backend).ok().filter(|index| *index != NO_BACKEND);
+    let valid = match index {
+        Some(index) => {
+            let backend = maps.backend(index)?;
+            backend.flags & BACKEND_USABLE != 0 && backend.serial == flow.serial
+        }
+        None => false,
+    };
+    let name = index.filter(|_| valid).and_then(|index| maps.name(vip, index));
+    Ok(Remembered { index: flow.backend, name, valid })
+}
+
+struct Decided {
+    verdict: Verdict,
+    backend: Option<String>,
+    because: String,
+}
+
+/// Rule 8.
+fn decide(
+    first: bool,
+    flow_table: bool,
+    current: &Option<SlotChoice>,
+    previous: &Option<SlotChoice>,
+    remembered: &Option<Remembered>,
+) -> Decided {
+    let Some(current) = current else {
+        let because = "the VIP has no backends, so no table".to_owned();
+        return Decided { verdict: Verdict::DropNoBackend, backend: None, because };
+    };
+    let moved = previous.as_ref().filter(|previous| previous.index != current.index);
+    let remembered = remembered.as_ref().filter(|remembered| remembered.valid);
+    if !first && (flow_table || moved.is_some()) {
+        if let Some(remembered) = remembered {
+            let why = if flow_table { "the VIP remembers flows" } else { "a change moved its slot" };
+            let because = format!("the flow is remembered there, and {why}");
+            return Decided { verdict: Verdict::ForwardedFlow, backend: remembered.name.clone(), because };
+        }
+        if let Some(previous) = moved.filter(|previous| previous.usable) {
+            let because = format!(
+                "a change moved the flow's slot less than the drain time ago, and a packet that begins no connection may be \
+                 of one from before: slot {} of the table of then",
+                previous.slot
+            );
+            let backend = previous.name.clone();
+            return Decided { verdict: Verdict::ForwardedPrevious, backend, because };
+        }
+    }
+    let (slot, size) = (current.slot, current.size);
+    match (current.index, current.usable) {
+        (Some(_), true) => Decided {
+            verdict: Verdict::Forwarded,
+            backend: current.name.clone(),
+            because: format!("slot {slot} of {size} of the current table"),
+        },
+        (Some(index), false) => Decided {
+            verdict: Verdict::DropNoBackend,
+            backend: None,
+            because: format!("slot {slot} of {size} names backend {index}, which is not usable"),
+        },
+        (None, _) => Decided {
+            verdict: Verdict::DropNoBackend,
+            backend: None,
+            because: format!("slot {slot} of {size} names nobody: no backend has a weight and is usable"),
+        },
+    }
+}

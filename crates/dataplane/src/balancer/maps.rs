@@ -1,0 +1,284 @@
+//! The kernel's maps of a balancer: reading what is in place, making the planned writes, reading counters and flows.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{Ordering, fence};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use bpf_abi::balancer::{
+    BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND, TableChunk,
+    TunnelValue, VipKey, VipValue,
+};
+use bpf_abi::{BalancerReason, FlowKey};
+use codec::Instant;
+
+use crate::balancer::observed::{Memory, Observed, Write};
+use crate::error::DataplaneError;
+use crate::maps::{absent, by_reason, of, take};
+
+/// The maps of one balancer.
+pub(crate) struct Maps {
+    vips: HashMap<MapData, VipKey, VipValue>,
+    tables: TableMemory,
+    backends: Array<MapData, BackendValue>,
+    tunnels: Array<MapData, TunnelValue>,
+    flows: HashMap<MapData, FlowKey, BalancedFlowValue>,
+    vip_counters: PerCpuArray<MapData, BalancedValue>,
+    backend_counters: PerCpuArray<MapData, BalancedValue>,
+    reasons: PerCpuArray<MapData, u64>,
+    node: Array<MapData, BalancerNodeValue>,
+    identities: Array<MapData, u128>,
+    cpus: usize,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Object`] if one is missing, [`DataplaneError::Map`] if one has another type or size.
+    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DataplaneError> {
+        let cpus =
+            aya::util::nr_cpus().map_err(|(what, source)| DataplaneError::system("read", what, source))?;
+        Ok(Self {
+            vips: take(object, "BALANCER_VIPS", HashMap::try_from)?,
+            tables: take(object, "TABLES", Ok).and_then(|map| TableMemory::map(&map))?,
+            backends: take(object, "BACKENDS", Array::try_from)?,
+            tunnels: take(object, "TUNNELS", Array::try_from)?,
+            flows: take(object, "BALANCED_FLOWS", HashMap::try_from)?,
+            vip_counters: take(object, "VIP_COUNTERS", PerCpuArray::try_from)?,
+            backend_counters: take(object, "BACKEND_COUNTERS", PerCpuArray::try_from)?,
+            reasons: take(object, "BALANCER_REASONS", PerCpuArray::try_from)?,
+            node: take(object, "BALANCER_NODE", Array::try_from)?,
+            identities: take(object, "IDENTITIES", Array::try_from)?,
+            cpus,
+        })
+    }
+
+    /// Reads what is in place. Entries of the VIP table that name tables which cannot be are taken for what they are:
+    /// the next plan replaces them.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub(crate) fn observe(&self) -> Result<Observed, DataplaneError> {
+        let mut observed = Observed::new(self.tables.chunks);
+        for entry in self.vips.iter() {
+            let (key, value) = entry.map_err(of("BALANCER_VIPS"))?;
+            observed.found(key, value);
+        }
+        for index in 0..NO_BACKEND {
+            let at = u32::from(index);
+            let backend = self.backends.get(&at, 0).map_err(of("BACKENDS"))?;
+            let identity = self.identities.get(&at, 0).map_err(of("IDENTITIES"))?;
+            if backend != BackendValue::default() {
+                observed.record(&Write::Backend(index, backend), Instant::ZERO);
+            }
+            if identity != 0 {
+                observed.record(&Write::Identity(index, identity), Instant::ZERO);
+                let tunnel = self.tunnels.get(&at, 0).map_err(of("TUNNELS"))?;
+                if tunnel != TunnelValue::default() {
+                    observed.record(&Write::Tunnel(index, tunnel), Instant::ZERO);
+                }
+            }
+        }
+        Ok(observed)
+    }
+
+    /// Makes one write.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub(crate) fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
+        match write {
+            Write::Identity(index, identity) => {
+                self.identities.set(u32::from(*index), identity, 0).map_err(of("IDENTITIES"))
+            }
+            Write::ResetBackend(index) => {
+                let zero = zero(self.cpus)?;
+                self.backend_counters.set(u32::from(*index), zero, 0).map_err(of("BACKEND_COUNTERS"))
+            }
+            Write::Tunnel(index, value) => {
+                self.tunnels.set(u32::from(*index), value, 0).map_err(of("TUNNELS"))
+            }
+            Write::Backend(index, value) => {
+                self.backends.set(u32::from(*index), value, 0).map_err(of("BACKENDS"))
+            }
+            Write::ResetVip(id) => {
+                let zero = zero(self.cpus)?;
+                self.vip_counters.set(*id, zero, 0).map_err(of("VIP_COUNTERS"))
+            }
+            Write::Table(first, slots) => self.tables.fill(*first, slots),
+            Write::Vip(key, value) => self.vips.insert(key, value, 0).map_err(of("BALANCER_VIPS")),
+            Write::RemoveVip(key) => absent(self.vips.remove(key), "BALANCER_VIPS"),
+        }
+    }
+
+    /// What the program knows of its node.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn node(&self) -> Result<BalancerNodeValue, DataplaneError> {
+        self.node.get(&0, 0).map_err(of("BALANCER_NODE"))
+    }
+
+    /// Tells the program of its node.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub(crate) fn set_node(&mut self, value: &BalancerNodeValue) -> Result<(), DataplaneError> {
+        self.node.set(0, value, 0).map_err(of("BALANCER_NODE"))
+    }
+
+    /// The memory of tables.
+    pub(crate) const fn tables(&self) -> &TableMemory {
+        &self.tables
+    }
+
+    /// An entry of the VIP table; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn vip(&self, key: &VipKey) -> Result<Option<VipValue>, DataplaneError> {
+        found(self.vips.get(key, 0), "BALANCER_VIPS")
+    }
+
+    /// The backend of an index.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn backend(&self, index: u16) -> Result<BackendValue, DataplaneError> {
+        self.backends.get(&u32::from(index), 0).map_err(of("BACKENDS"))
+    }
+
+    /// Where a flow is remembered; `None` if it is not.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, DataplaneError> {
+        found(self.flows.get(key, 0), "BALANCED_FLOWS")
+    }
+
+    /// What was sent for the VIP of an id, over all CPUs.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn sent_for(&self, id: u32) -> Result<BalancedValue, DataplaneError> {
+        self.vip_counters.get(&id, 0).map(|values| sum(&values)).map_err(of("VIP_COUNTERS"))
+    }
+
+    /// What was sent to the backend of an index, over all CPUs.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn sent_to(&self, index: u16) -> Result<BalancedValue, DataplaneError> {
+        let index = u32::from(index);
+        self.backend_counters.get(&index, 0).map(|values| sum(&values)).map_err(of("BACKEND_COUNTERS"))
+    }
+
+    /// Frames by reason, over all CPUs.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError> {
+        by_reason(&self.reasons, "BALANCER_REASONS", BalancerReason::ALL)
+    }
+}
+
+fn zero(cpus: usize) -> Result<PerCpuValues<BalancedValue>, DataplaneError> {
+    PerCpuValues::try_from(vec![BalancedValue::default(); cpus])
+        .map_err(|source| DataplaneError::system("count", "CPUs", source))
+}
+
+fn sum(values: &PerCpuValues<BalancedValue>) -> BalancedValue {
+    values.iter().fold(BalancedValue::default(), |sum, value| BalancedValue {
+        packets: sum.packets.wrapping_add(value.packets),
+        bytes: sum.bytes.wrapping_add(value.bytes),
+    })
+}
+
+fn found<V>(result: Result<V, MapError>, map: &'static str) -> Result<Option<V>, DataplaneError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(None),
+        result => result.map(Some).map_err(of(map)),
+    }
+}
+
+/// The tables of slots, in this process's memory. Only this process writes them; programs only read.
+pub(crate) struct TableMemory {
+    slots: NonNull<u16>,
+    octets: usize,
+    chunks: u32,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and it is changed only through `&mut`.
+unsafe impl Send for TableMemory {}
+// SAFETY: as above.
+unsafe impl Sync for TableMemory {}
+
+impl TableMemory {
+    /// Maps `TABLES`. Its size is the map's own word: one that was pinned before may have another than was asked for.
+    fn map(map: &Map) -> Result<Self, DataplaneError> {
+        let Map::Array(data) = map else {
+            return Err(DataplaneError::Object { what: "array", name: "TABLES".to_owned() });
+        };
+        let info = data.info().map_err(of("TABLES"))?;
+        if info.value_size() as usize != size_of::<TableChunk>() {
+            return Err(DataplaneError::Object { what: "table memory", name: "TABLES".to_owned() });
+        }
+        let chunks = info.max_entries();
+        let octets = chunks as usize * size_of::<TableChunk>();
+        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, data.fd().as_fd().as_raw_fd());
+        // SAFETY: a new mapping of an open map, of the size that the kernel says it has; it aliases nothing of ours.
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, libc::MAP_SHARED, fd, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(DataplaneError::last("map", "TABLES"));
+        }
+        let slots = NonNull::new(address.cast()).ok_or_else(|| DataplaneError::last("map", "TABLES"))?;
+        Ok(Self { slots, octets, chunks })
+    }
+
+    /// Octets of all tables together.
+    pub(crate) const fn octets(&self) -> u64 {
+        self.octets as u64
+    }
+
+    fn fill(&mut self, first: u32, slots: &[u16]) -> Result<(), DataplaneError> {
+        let beyond = || DataplaneError::Map {
+            map: "TABLES",
+            source: MapError::OutOfBounds { index: first, max_entries: self.chunks },
+        };
+        let start = self.start(first, slots.len()).ok_or_else(beyond)?;
+        // SAFETY: `start` checked that the slots are within the mapping; the source is memory of Rust's, elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(slots.as_ptr(), start.as_ptr(), slots.len()) };
+        // The entry that names the table is replaced by a system call after this.
+        fence(Ordering::Release);
+        Ok(())
+    }
+
+    /// Address of a table, if it is within the mapping.
+    fn start(&self, first: u32, size: usize) -> Option<NonNull<u16>> {
+        let offset = first as usize * CHUNK_SLOTS as usize;
+        let end = offset.checked_add(size)?;
+        if end > self.octets / size_of::<u16>() {
+            return None;
+        }
+        // SAFETY: within the mapping, as was just checked.
+        Some(unsafe { self.slots.add(offset) })
+    }
+}
+
+impl Memory for TableMemory {
+    fn slots(&self, first: u32, size: u32) -> Option<&[u16]> {
+        let start = self.start(first, size as usize)?;
+        // SAFETY: within the mapping, aligned as chunks are, and written only through `&mut self`: programs only read.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), size as usize) })
+    }
+}
+
+impl Drop for TableMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `map` made, of that size; no slice outlives its borrow of this value.
+        unsafe { libc::munmap(self.slots.as_ptr().cast(), self.octets) };
+    }
+}

@@ -1,0 +1,393 @@
+//! The writes that lead from what the kernel's maps hold to what is wanted.
+//!
+//! Everything here is a value. A program never finds a table, a backend or a tunnel that is not there yet: what an
+//! entry of the VIP table names is written before the entry, and goes after it. A new table is written where no program
+//! reads, and becomes visible with the one write that replaces the entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use balance::maglev::MaglevError;
+use bpf_abi::balancer::{
+    BACKEND_USABLE, BackendValue, NO_BACKEND, TableChunk, TunnelValue, VIP_BY_ADDRESSES, VIP_ECHO,
+    VIP_FLOW_TABLE, VIPS, VipKey, VipValue,
+};
+use codec::Instant;
+
+use crate::balancer::bases::{Bases, table_size};
+use crate::balancer::chunks::{Chunks, GRACE, chunks_of};
+use crate::balancer::desired::{Backend, HashBy, Vip};
+use crate::balancer::error::VipError;
+use crate::balancer::identity::identity;
+use crate::balancer::observed::{
+    Memory, Observed, Write, address_of, fragments_of, is_vip, stamped, tables_of,
+};
+use crate::eid::mapped;
+
+/// Octets of a chunk.
+pub(crate) const CHUNK_OCTETS: u64 = size_of::<TableChunk>() as u64;
+
+/// A VIP as it is in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// As it was wanted.
+    pub(crate) vip: Vip,
+    /// Indices of its backends, in their order.
+    pub(crate) indices: Vec<u16>,
+}
+
+/// What is in force, by VIP.
+pub(crate) type InForce = BTreeMap<VipKey, Placed>;
+
+/// Writes in the order in which they are to be made, and what holds once they are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) writes: Vec<Write>,
+    /// VIPs that are placed anew.
+    pub(crate) placed: Vec<(VipKey, Placed)>,
+    /// [`Observed::drains`].
+    pub(crate) drains: BTreeMap<VipKey, Instant>,
+    /// [`Observed::retired`].
+    pub(crate) retired: BTreeMap<u16, Instant>,
+    /// VIPs whose table is replaced.
+    pub(crate) tables: usize,
+    /// Slots of these that name another backend.
+    pub(crate) moved_slots: u64,
+}
+
+/// The writes that turn `observed` into `desired`, which [`check`](super::check::check) has nothing against. VIPs that
+/// are `in_force` as they are wanted are not looked at again.
+///
+/// # Errors
+/// What there is no room for.
+pub(crate) fn plan(
+    now: Instant,
+    desired: &[Vip],
+    in_force: &InForce,
+    observed: &Observed,
+    memory: &impl Memory,
+    bases: &mut Bases,
+) -> Result<Plan, Vec<VipError>> {
+    let mut planner = Planner::new(now, desired, observed, memory, bases);
+    let mut errors = Vec::new();
+    for vip in desired {
+        let key = vip.id.key();
+        match in_force.get(&key).filter(|placed| placed.vip == *vip) {
+            Some(placed) => planner.keep(key, placed),
+            None => errors.extend(planner.vip(key, vip).err()),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    planner.addresses(desired);
+    planner.removals();
+    Ok(planner.finish())
+}
+
+struct Planner<'a, M> {
+    now: Instant,
+    observed: &'a Observed,
+    memory: &'a M,
+    bases: &'a mut Bases,
+    chunks: Chunks,
+    /// Indices of wanted backends.
+    in_use: BTreeSet<u16>,
+    /// Where to look for a free index.
+    next_index: u16,
+    last_serial: u32,
+    last_generation: u32,
+    /// Entries of the VIP table that stay or come.
+    entries: BTreeSet<VipKey>,
+    /// Ids of VIPs that stay or come.
+    ids: BTreeSet<u32>,
+    /// Ids of VIPs that go.
+    going: BTreeSet<u32>,
+    tables: Vec<Write>,
+    /// Changes that nobody may see before the entries are replaced.
+    late: Vec<Write>,
+    published: Vec<Write>,
+    plan: Plan,
+}
+
+/// A table of a VIP.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Table {
+    first: u32,
+    size: u32,
+}
+
+impl<'a, M: Memory> Planner<'a, M> {
+    fn new(
+        now: Instant,
+        desired: &[Vip],
+        observed: &'a Observed,
+        memory: &'a M,
+        bases: &'a mut Bases,
+    ) -> Self {
+        let stay: BTreeSet<VipKey> = desired.iter().map(|vip| vip.id.key()).collect();
+        let vips = observed.vips.iter().filter(|(key, _)| is_vip(key));
+        let (staying, going): (Vec<_>, Vec<_>) = vips.partition(|(key, _)| stay.contains(key));
+        let ids = |vips: Vec<(&VipKey, &VipValue)>| vips.into_iter().map(|(_, value)| value.id).collect();
+        Self {
+            now,
+            observed,
+            memory,
+            bases,
+            chunks: observed.chunks.clone(),
+            in_use: BTreeSet::new(),
+            next_index: 0,
+            last_serial: observed.last_serial,
+            last_generation: observed.last_generation,
+            entries: BTreeSet::new(),
+            ids: ids(staying),
+            going: ids(going),
+            tables: Vec::new(),
+            late: Vec::new(),
+            published: Vec::new(),
+            plan: Plan::default(),
+        }
+    }
+
+    /// A VIP that stays as it is.
+    fn keep(&mut self, key: VipKey, placed: &Placed) {
+        self.in_use.extend(&placed.indices);
+        self.entries.insert(key);
+        if placed.vip.hash == HashBy::Addresses {
+            self.entries.insert(fragments_of(&key));
+        }
+        self.plan.drains.extend(self.observed.drains.get(&key).map(|end| (key, *end)));
+    }
+
+    fn vip(&mut self, key: VipKey, vip: &Vip) -> Result<(), VipError> {
+        let indices = self.backends(key, vip)?;
+        let value = self.value(key, vip, &indices)?;
+        self.entry(key, value);
+        if vip.hash == HashBy::Addresses {
+            self.entry(fragments_of(&key), value);
+        }
+        self.plan.placed.push((key, Placed { vip: vip.clone(), indices }));
+        Ok(())
+    }
+
+    fn backends(&mut self, key: VipKey, vip: &Vip) -> Result<Vec<u16>, VipError> {
+        let mut indices = Vec::with_capacity(vip.backends.len());
+        for backend in &vip.backends {
+            let identity = identity(&key, &backend.name);
+            let index = match self.observed.index(identity) {
+                Some(index) => index,
+                None => self.new_index(vip, identity)?,
+            };
+            self.in_use.insert(index);
+            self.backend(index, backend);
+            indices.push(index);
+        }
+        Ok(indices)
+    }
+
+    fn new_index(&mut self, vip: &Vip, identity: u128) -> Result<u16, VipError> {
+        let owners = self.observed.owners();
+        let free = (self.next_index..NO_BACKEND).find(|index| !owners.contains_key(index));
+        let index = free.ok_or_else(|| VipError::TooManyBackends {
+            vip: vip.id,
+            count: self.in_use.len() + 1,
+            waiting: u32::try_from(owners.len().saturating_sub(self.in_use.len())).unwrap_or(u32::MAX),
+        })?;
+        // The last index is never given away, so there is a next one.
+        self.next_index = index + 1;
+        self.plan.writes.push(Write::Identity(index, identity));
+        if self.observed.backends.contains_key(&index) {
+            self.plan.writes.push(Write::ResetBackend(index));
+        }
+        Ok(index)
+    }
+
+    fn backend(&mut self, index: u16, backend: &Backend) {
+        if let Some(tunnel) = backend.tunnel {
+            let value = TunnelValue { vtep: mapped(tunnel.vtep), mac: tunnel.mac, pad: [0; 2] };
+            if self.observed.tunnels.get(&index) != Some(&value) {
+                self.plan.writes.push(Write::Tunnel(index, value));
+            }
+        }
+        let before = self.observed.backends.get(&index);
+        let owned = self.observed.owners().contains_key(&index);
+        let serial = before.filter(|_| owned).map(|b| b.serial).filter(|serial| *serial != 0);
+        let flags = if backend.usable { BACKEND_USABLE } else { 0 };
+        let segment = backend.segment.value();
+        let serial = serial.unwrap_or_else(|| self.new_serial());
+        let value = BackendValue { mac: backend.mac, flags, segment, serial };
+        if before == Some(&value) {
+            return;
+        }
+        // While the old table still sends there, it had better not be refused.
+        let fails = !backend.usable && self.observed.is_usable(index);
+        let writes = if fails { &mut self.late } else { &mut self.plan.writes };
+        writes.push(Write::Backend(index, value));
+    }
+
+    fn new_serial(&mut self) -> u32 {
+        self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
+        self.last_serial
+    }
+
+    /// The entry of a VIP, but for its generation.
+    fn value(&mut self, key: VipKey, vip: &Vip, indices: &[u16]) -> Result<VipValue, VipError> {
+        let before = self.observed.vips.get(&key).copied();
+        let current = before.map_or_else(Table::default, |v| Table { first: v.table, size: v.size });
+        let table = self.table(vip, indices, current)?;
+        let previous = self.previous(key, vip, before, current, table);
+        let id = before.map_or_else(|| self.new_id(), |before| before.id);
+        let mut flags = if vip.flow_table { VIP_FLOW_TABLE } else { 0 };
+        if vip.hash == HashBy::Addresses {
+            flags |= VIP_BY_ADDRESSES;
+        }
+        Ok(VipValue {
+            id,
+            flags,
+            table: table.first,
+            size: table.size,
+            previous_table: previous.first,
+            previous_size: previous.size,
+            ..VipValue::default()
+        })
+    }
+
+    /// The table in place if it says what is wanted, or a new one.
+    fn table(&mut self, vip: &Vip, indices: &[u16], current: Table) -> Result<Table, VipError> {
+        if indices.is_empty() {
+            self.plan.tables += usize::from(current.size > 0);
+            return Ok(Table::default());
+        }
+        let slots = self.bases.slots(vip, indices).map_err(|error| refused(vip, error))?;
+        let there = if self.observed.chunks.is_table(current.first) { current.size } else { 0 };
+        let there = self.memory.slots(current.first, there).unwrap_or_default();
+        if there == slots {
+            return Ok(current);
+        }
+        self.plan.tables += 1;
+        self.plan.moved_slots += moved(there, &slots);
+        let size = table_size(vip).get();
+        let first = self.chunks.allocate(chunks_of(size)).ok_or_else(|| self.full(vip, size))?;
+        self.tables.push(Write::Table(first, slots));
+        Ok(Table { first, size })
+    }
+
+    /// The table that flows begun before the latest change keep to: always the one in force before it, also when an
+    /// earlier change is still draining. Most flows were placed by it, and those that an even older table placed are
+    /// remembered where they are as soon as they send a packet, if the VIP remembers flows.
+    fn previous(
+        &mut self,
+        key: VipKey,
+        vip: &Vip,
+        before: Option<VipValue>,
+        current: Table,
+        table: Table,
+    ) -> Table {
+        let Some(before) = before.filter(|_| table.size > 0) else { return Table::default() };
+        if current == table {
+            let previous = Table { first: before.previous_table, size: before.previous_size };
+            if previous.size > 0 {
+                // Begun by an earlier process: nobody knows when.
+                let end = self.observed.drains.get(&key).copied().unwrap_or(self.now + vip.drain);
+                self.plan.drains.insert(key, end);
+            }
+            return previous;
+        }
+        if vip.drain.is_zero() || current.size == 0 || !self.observed.chunks.is_table(current.first) {
+            return Table::default();
+        }
+        self.plan.drains.insert(key, self.now + vip.drain);
+        current
+    }
+
+    /// The lowest id that no VIP has or had a moment ago; if there is none, one of a VIP that goes: for as long as a
+    /// program runs, both count for it.
+    fn new_id(&mut self) -> u32 {
+        let free = |id: &u32| !self.ids.contains(id);
+        let all = || (0_u32..).take(VIPS).filter(free);
+        let id = all().find(|id| !self.going.contains(id)).or_else(|| all().next()).unwrap_or(0);
+        self.ids.insert(id);
+        self.plan.writes.push(Write::ResetVip(id));
+        id
+    }
+
+    fn full(&self, vip: &Vip, size: u32) -> VipError {
+        let octets = |chunks: u32| u64::from(chunks) * CHUNK_OCTETS;
+        let previous = self.observed.vips.iter().filter(|(key, _)| is_vip(key)).map(|(_, v)| v.previous_size);
+        let waiting = previous.map(chunks_of).sum::<u32>() + self.chunks.cooling();
+        VipError::TableMemory {
+            vip: vip.id,
+            needed: octets(chunks_of(size)),
+            free: octets(self.chunks.free()),
+            waiting: octets(waiting),
+            all: octets(self.chunks.total()),
+        }
+    }
+
+    /// Publishes an entry unless it is there.
+    fn entry(&mut self, key: VipKey, value: VipValue) {
+        self.entries.insert(key);
+        if self.observed.vips.get(&key).is_some_and(|before| stamped(*before, 0) == stamped(value, 0)) {
+            return;
+        }
+        self.last_generation = self.last_generation.wrapping_add(1);
+        self.published.push(Write::Vip(key, stamped(value, self.last_generation)));
+    }
+
+    /// The entries of addresses, by which programs tell that an address has VIPs.
+    fn addresses(&mut self, desired: &[Vip]) {
+        let mut echo: BTreeMap<VipKey, bool> = BTreeMap::new();
+        for vip in desired {
+            *echo.entry(address_of(&vip.id.key())).or_default() |= vip.echo;
+        }
+        for (key, echo) in echo {
+            let flags = if echo { VIP_ECHO } else { 0 };
+            self.entry(key, VipValue { flags, ..VipValue::default() });
+        }
+    }
+
+    fn removals(&mut self) {
+        let (observed, now) = (self.observed, self.now);
+        let gone: Vec<VipKey> =
+            observed.vips.keys().filter(|key| !self.entries.contains(key)).copied().collect();
+        // An address has its entry for as long as it has a VIP.
+        let (addresses, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| key.protocol == 0);
+        self.published.extend(others.into_iter().chain(addresses).map(Write::RemoveVip));
+        let drained = self.plan.drains.values().copied().fold(now, Instant::max) + GRACE;
+        for index in observed.owners().keys().filter(|index| !self.in_use.contains(index)) {
+            let at = observed.retired.get(index).copied().unwrap_or(drained);
+            self.plan.retired.insert(*index, at);
+            // The serial stays, so that no later owner gets one that flows remember.
+            let serial = observed.backends.get(index).map_or(0, |backend| backend.serial);
+            let value = BackendValue { serial, ..BackendValue::default() };
+            if observed.backends.get(index).is_some_and(|before| *before != value) {
+                self.late.push(Write::Backend(*index, value));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Plan {
+        self.plan.writes.append(&mut self.tables);
+        self.plan.writes.append(&mut self.published);
+        self.plan.writes.append(&mut self.late);
+        self.plan
+    }
+}
+
+fn refused(vip: &Vip, error: MaglevError) -> VipError {
+    match error {
+        MaglevError::Twice(backend) => VipError::BackendTwice { vip: vip.id, backend },
+        MaglevError::TooManyMembers(count) => VipError::TooManyBackends { vip: vip.id, count, waiting: 0 },
+    }
+}
+
+/// Slots that name another backend than before; all of them if the tables have not the same size.
+fn moved(before: &[u16], after: &[u16]) -> u64 {
+    let same = before.len() == after.len();
+    let moved = after.iter().zip(before).filter(|(after, before)| after != before).count();
+    (if same { moved } else { after.len() }) as u64
+}
+
+/// Octets of the tables of an entry.
+pub(crate) fn table_octets(value: &VipValue) -> u64 {
+    tables_of(value).map(|(_, size)| u64::from(chunks_of(size)) * CHUNK_OCTETS).sum()
+}
