@@ -1,7 +1,7 @@
 //! One way that is measured: a tester and a device under test, joined by a veth, and what the device runs.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
@@ -148,9 +148,7 @@ impl Lane {
         for _ in 0..TRIES {
             self.device.before_burst(stream)?;
             let before = self.rig.received()?;
-            let start = Instant::now();
-            self.rig.send(stream, BURST)?;
-            let elapsed = start.elapsed();
+            let elapsed = self.rig.send(stream, BURST)?;
             let received = self.rig.received()?;
             let packets = received[0] - before[0];
             if packets == u64::from(BURST) {
@@ -172,12 +170,14 @@ impl Lane {
 impl Tester<'_> {
     /// As many frames, whatever becomes of them.
     pub(super) fn send(&self, frames: u32) -> Result<()> {
-        self.0.send(self.1, frames)
+        self.0.send(self.1, frames)?;
+        Ok(())
     }
 }
 
 impl Rig {
-    fn send(&self, stream: &Stream, frames: u32) -> Result<()> {
+    /// How long the kernel was at it, by its own clock: before and after, a call waits for the next tick.
+    fn send(&self, stream: &Stream, frames: u32) -> Result<Duration> {
         let frame = vec![0_u8; stream.longest()];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
@@ -190,8 +190,7 @@ impl Rig {
         let sent = program.test_run(options);
         // A signal ends the call early.
         interrupt::check()?;
-        sent.context("generator")?;
-        Ok(())
+        Ok(sent.context("generator")?.duration * frames)
     }
 
     /// Frames and octets, without check sequence.
