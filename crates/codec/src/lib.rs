@@ -1,11 +1,13 @@
 //! What every wire format of weir needs: a bounded [`Reader`] whose errors name the field, a [`Writer`],
-//! [`IpPrefix`]es, and [`Instant`], the time that protocol machines take as an argument.
+//! [`IpPrefix`]es, and [`Instant`], the time that protocol machines take as an argument. And one format that is not
+//! LISP's: the frames in which neighbours tell their link-layer addresses.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod instant;
+pub mod neighbour;
 mod prefix;
 mod reader;
 mod writer;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use bpf_abi::FLOW_CACHE_SETS;
 
 static WEIR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -74,8 +74,6 @@ pub struct MapOptions<'a> {
 /// If a map cannot be created, pinned, or re-used.
 pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
     let mut loader = EbpfLoader::new();
-    let btf = Btf::from_sys_fs().ok();
-    loader.btf(btf.as_ref());
     let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
     loader.map_max_entries("FLOW_CACHE", cpus.saturating_mul(FLOW_CACHE_SETS));
     if let Some(flows) = options.flows {
@@ -106,8 +104,6 @@ pub struct BalancerMapOptions<'a> {
 /// If a map cannot be created, pinned, or re-used.
 pub fn load_balancer(options: BalancerMapOptions<'_>) -> Result<Ebpf, ObjectError> {
     let mut loader = EbpfLoader::new();
-    let btf = Btf::from_sys_fs().ok();
-    loader.btf(btf.as_ref());
     if let Some(flows) = options.flows {
         loader.map_max_entries("BALANCED_FLOWS", flows);
     }

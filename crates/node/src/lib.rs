@@ -5,6 +5,7 @@
 //! it knows neither the other roles nor the process around it.
 
 pub mod address;
+pub mod balancer;
 pub mod clock;
 pub mod config;
 pub mod controller;

@@ -1,8 +1,10 @@
 //! What can be typed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dataplane::balancer::Segment;
 
 /// Where a role listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:9341";
@@ -53,6 +55,8 @@ pub(crate) enum Command {
     /// Without fresh data, and when the controller is gone, the last weights stand.
     #[command(after_help = CONTROLLER_EXAMPLES)]
     Controller(ServeArgs),
+    /// Balance what arrives for a VIP over the servers of a site
+    Balancer(BalancerArgs),
     /// Run every role that a file configures, in one process with one API
     #[command(after_help = RUN_EXAMPLES)]
     Run(ServeArgs),
@@ -109,6 +113,12 @@ Examples:
   weir get decisions                                  what it decided
   weir explain web                                    why";
 
+const CHECK_BACKEND_EXAMPLES: &str = "\
+Examples:
+  weir balancer check-backend --vip 192.0.2.10
+  weir balancer check-backend --vip 192.0.2.10 --interface eth0 --segment 802.1q:100 --port 80
+  weir balancer check-backend --vip 2001:db8::10 -o json | jq -r '.findings[].mend // empty'";
+
 const RUN_EXAMPLES: &str = "\
 Examples:
   weir run --config /etc/weir/control.toml            map server and controller on one host";
@@ -141,6 +151,60 @@ pub(crate) struct ServeArgs {
     /// Configuration file (TOML), see `weir check`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+/// `weir balancer`.
+#[derive(Debug, Args)]
+pub(crate) struct BalancerArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<BalancerCommand>,
+}
+
+/// What else there is to do with a balancer.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BalancerCommand {
+    /// Check on a server of a VIP whether it is set up for direct server return
+    ///
+    /// Run it on the server. Looks at interfaces, addresses, routes and settings, says what is wrong with each, why it
+    /// matters and which command mends it, and changes nothing. Exits with 0 if nothing is wrong and with 1 if something
+    /// is; warnings are not wrong.
+    #[command(after_help = CHECK_BACKEND_EXAMPLES)]
+    CheckBackend(CheckBackendArgs),
+}
+
+/// `weir balancer check-backend`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckBackendArgs {
+    /// Address that clients send to
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) vip: IpAddr,
+    /// Port that the balancer's frames arrive at; found by the segment or the way back if not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+    /// Segment of this server in the balancer's configuration, such as 802.1q:100
+    #[arg(long, value_name = "SEGMENT", default_value = "none")]
+    pub(crate) segment: Segment,
+    /// A client, to find the way back to it; the default route if not given
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) client: Option<IpAddr>,
+    /// Port that the service has to listen on
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Protocol of the port
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", requires = "port")]
+    pub(crate) protocol: ListenerProtocol,
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: Form,
+}
+
+/// Protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListenerProtocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
 }
 
 /// `weir check`.

@@ -1,6 +1,7 @@
 //! One binary: gateway, map server, controller, lab and the commands a person types.
 
 mod check;
+mod check_backend;
 mod cli;
 mod docs;
 mod explain;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{BalancerCommand, Cli, Command};
 use crate::output::{FAILED, USAGE};
 
 fn main() -> ExitCode {
@@ -44,6 +45,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gateway(args) => serve::serve(&args, Some(serve::Role::Gateway)),
         Command::Mapserver(args) => serve::serve(&args, Some(serve::Role::Mapserver)),
         Command::Controller(args) => serve::serve(&args, Some(serve::Role::Controller)),
+        Command::Balancer(args) => match args.command {
+            Some(BalancerCommand::CheckBackend(args)) => check_backend::check_backend(&args),
+            None => anyhow::bail!("this build checks backends only; see weir balancer check-backend --help"),
+        },
         Command::Run(args) => serve::serve(&args, None),
         Command::Check(args) => check::check(&args),
         Command::Get(args) => get::get(&args).map(|()| ExitCode::SUCCESS),

@@ -134,7 +134,7 @@ mod tests {
         let error = wrong(on("192.0.2.10:80/tcp@geneve:5", "geneve:6", to("2001:db8::9")));
         assert!(matches!(error, VipError::TunnelFamily { .. }), "{error}");
         let tunnelled = vip("192.0.2.10:80/tcp@vxlan:5", &[]);
-        assert_eq!(check(&[tunnelled.clone()], &[]), [VipError::NoVtep { vip: tunnelled.id }]);
+        assert_eq!(check(std::slice::from_ref(&tunnelled), &[]), [VipError::NoVtep { vip: tunnelled.id }]);
     }
 
     #[test]

@@ -276,3 +276,115 @@ fn decide(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// One VIP whose every slot names backend 1, and in the previous table backend 0.
+    #[derive(Default)]
+    struct Maps {
+        flags: u32,
+        drains: bool,
+        usable: [bool; 2],
+        flows: HashMap<FlowKey, BalancedFlowValue>,
+    }
+
+    impl LookUp for Maps {
+        type Error = Infallible;
+
+        fn vip(&self, id: &VipId) -> Result<Option<VipValue>, Infallible> {
+            let previous_size = if self.drains { 251 } else { 0 };
+            let value = VipValue { flags: self.flags, size: 251, previous_size, ..VipValue::default() };
+            Ok((id.port == 80).then_some(VipValue { table: 8, ..value }))
+        }
+
+        fn seed(&self) -> Result<u32, Infallible> {
+            Ok(7)
+        }
+
+        fn slot(&self, first: u32, size: u32, slot: u32) -> Option<u16> {
+            (slot < size).then_some(u16::from(first == 8))
+        }
+
+        fn backend(&self, index: u16) -> Result<BackendValue, Infallible> {
+            let flags = if self.usable[usize::from(index)] { BACKEND_USABLE } else { 0 };
+            Ok(BackendValue { flags, serial: u32::from(index) + 10, ..BackendValue::default() })
+        }
+
+        fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, Infallible> {
+            Ok(self.flows.get(key).copied())
+        }
+
+        fn name(&self, _: &VipId, index: u16) -> Option<String> {
+            Some(["old", "new"][usize::from(index)].to_owned())
+        }
+
+        fn others(&self, id: &VipId) -> Vec<VipId> {
+            vec![VipId { port: 80, ..*id }]
+        }
+    }
+
+    const QUERY: FlowQuery = FlowQuery {
+        segment: Segment::NONE,
+        source: IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1)),
+        source_port: 1000,
+        destination: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)),
+        destination_port: 80,
+        protocol: Protocol::Tcp,
+        first: false,
+    };
+
+    fn verdict(maps: &Maps, query: FlowQuery) -> (Verdict, Option<String>) {
+        let Ok(explained) = explain(maps, &query);
+        (explained.verdict, explained.backend)
+    }
+
+    fn to(verdict: Verdict, name: &str) -> (Verdict, Option<String>) {
+        (verdict, Some(name.to_owned()))
+    }
+
+    #[test]
+    fn while_nothing_changes_the_table_decides() {
+        let maps = Maps { usable: [true; 2], ..Maps::default() };
+        assert_eq!(verdict(&maps, QUERY), to(Verdict::Forwarded, "new"));
+        let none = Maps { usable: [true, false], ..Maps::default() };
+        assert_eq!(verdict(&none, QUERY), (Verdict::DropNoBackend, None));
+        let Ok(explained) = explain(&maps, &FlowQuery { destination_port: 81, ..QUERY });
+        assert_eq!(explained.verdict, Verdict::PassNoVip);
+        assert!(explained.because.contains("the address has 192.0.2.10:80/tcp"), "{}", explained.because);
+    }
+
+    #[test]
+    fn while_a_change_is_fresh_only_what_begins_goes_by_it() {
+        let maps = Maps { usable: [true; 2], drains: true, ..Maps::default() };
+        assert_eq!(verdict(&maps, QUERY), to(Verdict::ForwardedPrevious, "old"));
+        assert_eq!(verdict(&maps, FlowQuery { first: true, ..QUERY }), to(Verdict::Forwarded, "new"));
+        let udp = FlowQuery { first: true, protocol: Protocol::Udp, ..QUERY };
+        assert_eq!(verdict(&maps, udp), to(Verdict::ForwardedPrevious, "old"), "UDP has no first packets");
+        let failed = Maps { usable: [false, true], drains: true, ..Maps::default() };
+        assert_eq!(verdict(&failed, QUERY), to(Verdict::Forwarded, "new"));
+    }
+
+    #[test]
+    fn what_is_remembered_counts_while_its_backend_is_the_same() {
+        let remember = |maps: &mut Maps, by_addresses, serial| {
+            maps.flows.insert(QUERY.key(by_addresses), BalancedFlowValue { backend: 0, serial });
+        };
+        let mut maps = Maps { usable: [true; 2], flags: VIP_FLOW_TABLE, ..Maps::default() };
+        remember(&mut maps, false, 10);
+        assert_eq!(verdict(&maps, QUERY), to(Verdict::ForwardedFlow, "old"));
+        assert_eq!(verdict(&maps, FlowQuery { first: true, ..QUERY }), to(Verdict::Forwarded, "new"));
+        remember(&mut maps, false, 9);
+        assert_eq!(verdict(&maps, QUERY), to(Verdict::Forwarded, "new"), "the index had another owner then");
+        maps.flags = VIP_FLOW_TABLE | VIP_BY_ADDRESSES;
+        remember(&mut maps, true, 10);
+        let other_port = FlowQuery { source_port: 2, ..QUERY };
+        assert_eq!(verdict(&maps, other_port), to(Verdict::ForwardedFlow, "old"));
+        maps.flags = VIP_BY_ADDRESSES;
+        assert_eq!(verdict(&maps, QUERY), to(Verdict::Forwarded, "new"), "the VIP remembers nothing");
+    }
+}

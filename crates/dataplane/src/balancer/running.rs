@@ -337,3 +337,9 @@ fn in_place(observed: &Observed, maps: &Maps) -> HashMap<u128, InPlace> {
     };
     observed.owners().iter().map(of).collect()
 }
+
+/// It moves between the threads of a runtime.
+const _: fn() = || {
+    fn moves<T: Send + Sync>() {}
+    moves::<Balancer>();
+};

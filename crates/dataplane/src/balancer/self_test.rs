@@ -31,10 +31,10 @@ const FRAME: [u8; 60] = [
 pub(crate) fn self_test() -> Result<(), DataplaneError> {
     let options = BalancerMapOptions { flows: Some(1024), chunks: Some(64), pin_directory: None };
     let mut object = load_balancer(options).map_err(|e| DataplaneError::Load(Box::new(e)))?;
-    // Alive until the program is loaded, which refers to them.
-    let maps = filled(&mut object)?;
-    let program = load_program(&mut object, BALANCER).map_err(|e| DataplaneError::Load(Box::new(e)))?;
-    drop(maps);
+    load_program(&mut object, BALANCER).map_err(|e| DataplaneError::Load(Box::new(e)))?;
+    fill(&mut object)?;
+    let missing = || DataplaneError::Object { what: "program", name: BALANCER.to_owned() };
+    let program = object.program(BALANCER).ok_or_else(missing)?;
     let outcome = run(program, &FRAME, Metadata::default()).map_err(|e| DataplaneError::Load(Box::new(e)))?;
     let mut expected = FRAME;
     expected[..6].copy_from_slice(&BACKEND);
@@ -46,7 +46,7 @@ pub(crate) fn self_test() -> Result<(), DataplaneError> {
     Err(DataplaneError::SelfTest { program: BALANCER, outcome: format!("action {action}, {packet:02x?}") })
 }
 
-fn filled(object: &mut Ebpf) -> Result<Maps, DataplaneError> {
+fn fill(object: &mut Ebpf) -> Result<(), DataplaneError> {
     let mut maps = Maps::take(object)?;
     maps.set_node(&BalancerNodeValue { mac: PORT, ..BalancerNodeValue::default() })?;
     let address = mapped([192, 0, 2, 10].into());
@@ -55,6 +55,5 @@ fn filled(object: &mut Ebpf) -> Result<Maps, DataplaneError> {
     let backend = BackendValue { mac: BACKEND, flags: BACKEND_USABLE, segment: 0, serial: 1 };
     let writes =
         [Write::Backend(INDEX, backend), Write::Table(1, vec![INDEX; 251]), Write::Vip(key, stamped(vip, 1))];
-    writes.iter().try_for_each(|write| maps.write(write))?;
-    Ok(maps)
+    writes.iter().try_for_each(|write| maps.write(write))
 }

@@ -61,7 +61,7 @@ impl<M: Target> State<M> {
         Self { maps, observed, in_force: InForce::new(), settled: false, bases: Bases::default() }
     }
 
-    /// [`Balancer::apply`].
+    /// [`Balancer::apply`](super::Balancer::apply).
     pub(crate) fn apply(
         &mut self,
         now: Instant,
@@ -113,7 +113,7 @@ impl<M: Target> State<M> {
         Ok(())
     }
 
-    /// [`Balancer::handle_timeout`].
+    /// [`Balancer::handle_timeout`](super::Balancer::handle_timeout).
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError> {
         self.observed.chunks.cool_down(now);
         for write in self.observed.expired(now) {
@@ -206,7 +206,7 @@ mod tests {
             }
         }
 
-        fn named(&self) -> std::collections::BTreeSet<u16> {
+        fn named(&self) -> BTreeSet<u16> {
             let tables = self.vips.values().flat_map(Self::tables);
             tables.flat_map(|range| self.slots[range].to_vec()).filter(|index| *index != NO_BACKEND).collect()
         }
@@ -626,13 +626,13 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100))]
+        #![proptest_config(ProptestConfig::with_cases(32))]
 
         /// The kernel of this test panics when a program could read what is being written, or a backend's index gets
         /// another owner while something names it.
         #[test]
         fn every_sequence_of_changes_is_safe_and_gets_there(
-            steps in proptest::collection::vec((desired(), 0_u64..200, 0_u8..6), 1..20)
+            steps in proptest::collection::vec((desired(), 0_u64..200, 0_u8..6), 1..12)
         ) {
             let mut world = World::new();
             let mut now = Instant::ZERO;

@@ -1,0 +1,204 @@
+//! A balancer in the kernel: brought up, changed, restarted in place, refused a hook; on a veth in a namespace.
+//! Needs root.
+#![expect(clippy::unwrap_used, reason = "a test panics when its set-up fails")]
+
+#[path = "balancer_port/mod.rs"]
+mod port;
+
+use std::time::Duration;
+
+use codec::Instant;
+use dataplane::DataplaneError;
+use dataplane::balancer::{
+    Backend, Balancer, BalancerConfig, FlowQuery, HashBy, HookError, Protocol, Segment, Verdict, Vip, XdpHook,
+};
+
+use crate::port::Port;
+
+fn backend(name: &str, weight: u32) -> Backend {
+    let mac = [2, 0, 0, 0, 1, u8::try_from(name.len()).unwrap()];
+    Backend { name: name.to_owned(), weight, usable: true, mac, segment: Segment::NONE, tunnel: None }
+}
+
+fn vip(id: &str, backends: Vec<Backend>) -> Vip {
+    Vip {
+        id: id.parse().unwrap(),
+        hash: HashBy::FiveTuple,
+        flow_table: false,
+        table_size: None,
+        drain: Duration::from_secs(10),
+        echo: true,
+        backends,
+    }
+}
+
+fn query(source_port: u16) -> FlowQuery {
+    FlowQuery {
+        segment: Segment::NONE,
+        source: [198, 51, 100, 1].into(),
+        source_port,
+        destination: [192, 0, 2, 10].into(),
+        destination_port: 80,
+        protocol: Protocol::Tcp,
+        first: true,
+    }
+}
+
+#[test]
+fn a_restart_finds_everything_in_place() {
+    let port = Port::new("r1");
+    let desired = [vip("192.0.2.10:80/tcp", vec![backend("a", 1), backend("bb", 2), backend("ccc", 0)])];
+    let mut balancer = port.start(port.config());
+    let applied = balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_eq!(applied.tables, 1);
+    assert_eq!(balancer.apply(Instant::ZERO, &desired).unwrap().writes, 0);
+    let choices = |balancer: &Balancer| -> Vec<_> {
+        (1..1000).map(|source| balancer.explain(&query(source)).unwrap().current).collect()
+    };
+    let before = choices(&balancer);
+    let tables = port.tables();
+    let program = port.xdp_program();
+    drop(balancer);
+    assert_eq!(port.xdp_program(), program, "frames are balanced with nobody at home");
+
+    let mut balancer = port.start(port.config());
+    assert_ne!(port.xdp_program(), program, "the program is the new one's");
+    let found = balancer.in_place(&desired[0].id, "bb").unwrap();
+    assert_eq!((found.usable, found.slots, found.mac), (true, 680, [2, 0, 0, 0, 1, 2]));
+    assert_eq!(balancer.in_place(&desired[0].id, "ccc").unwrap().slots, 0);
+    assert_eq!(balancer.in_place(&desired[0].id, "d"), None);
+    assert_eq!(balancer.apply(Instant::ZERO, &desired).unwrap().writes, 0);
+    assert_eq!(port.tables(), tables);
+    assert_eq!(choices(&balancer), before);
+    assert_eq!(balancer.poll_timeout(), None);
+    port.stop(balancer);
+    assert_eq!(port.xdp_program(), None);
+    assert!(!port.pins().exists());
+}
+
+#[test]
+fn the_kernel_sends_a_flow_where_it_is_explained() {
+    let port = Port::new("r2");
+    let mut balancer = port.start(port.config());
+    let names: Vec<String> = (1..=20).map(|length| "n".repeat(length)).collect();
+    let backends = names.iter().map(|name| backend(name, 1)).collect();
+    let desired = [vip("192.0.2.10:80/tcp", backends)];
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    for source in 1..200 {
+        let explained = balancer.explain(&query(source)).unwrap();
+        assert_eq!(explained.verdict, Verdict::Forwarded, "{explained:?}");
+        let frame = port.run(source);
+        let name = explained.backend.unwrap();
+        assert_eq!(usize::from(frame[5]), name.len(), "{name}");
+    }
+    let counters = balancer.counters().unwrap();
+    assert_eq!(counters[0].sent.packets, 199);
+    assert_eq!(counters[0].backends.iter().map(|backend| backend.sent.packets).sum::<u64>(), 199);
+    let other = FlowQuery { destination_port: 81, ..query(1) };
+    let explained = balancer.explain(&other).unwrap();
+    assert_eq!(explained.verdict, Verdict::PassNoVip);
+    assert!(explained.because.contains("192.0.2.10:80/tcp"), "{}", explained.because);
+
+    let fewer = [vip("192.0.2.10:80/tcp", vec![backend("n", 1)])];
+    balancer.apply(Instant::ZERO, &fewer).unwrap();
+    let moved = balancer.explain(&query(7)).unwrap();
+    assert_eq!(moved.verdict, Verdict::Forwarded);
+    assert_eq!(moved.current.unwrap().name.as_deref(), Some("n"));
+    assert!(moved.previous.is_some());
+    let middle = FlowQuery { first: false, ..query(7) };
+    assert_eq!(balancer.explain(&middle).unwrap().verdict, Verdict::Forwarded, "its old backend is gone");
+    port.stop(balancer);
+}
+
+#[test]
+fn a_port_that_is_taken_says_by_whom() {
+    let port = Port::new("r3");
+    let other = port.attach_other();
+    let error = port.try_start(port.config()).err().unwrap();
+    let DataplaneError::XdpHook(HookError::Taken { program, ref name, mode, .. }) = error else {
+        panic!("{error}")
+    };
+    assert_eq!((Some(program), name.as_str(), mode), (port.xdp_program(), "empty_xdp", XdpHook::Native));
+    assert!(error.to_string().contains("bpftool net detach"), "{error}");
+    assert!(!port.pins().exists(), "a start that fails leaves nothing");
+    drop(other);
+    port.stop(port.start(port.config()));
+}
+
+#[test]
+fn a_change_of_hooks_is_made_and_only_when_asked() {
+    let port = Port::new("r4");
+    drop(port.start(port.config()));
+    assert_eq!(port.xdp_mode(), Some(XdpHook::Native));
+    let generic = BalancerConfig { mode: XdpHook::Generic, ..port.config() };
+    let balancer = port.start(generic);
+    assert_eq!(port.xdp_mode(), Some(XdpHook::Generic));
+    port.stop(balancer);
+}
+
+#[test]
+fn an_interface_without_xdp_of_its_own_is_told_so() {
+    let port = Port::new("r5");
+    port.ip(&["link", "add", "vx0", "type", "vxlan", "id", "7", "dstport", "4789", "dev", "p0"]);
+    let config = BalancerConfig { interface: "vx0".to_owned(), ..port.config() };
+    let error = port.try_start(config).err().unwrap();
+    assert!(matches!(error, DataplaneError::XdpHook(HookError::NotNative { .. })), "{error}");
+    let config = BalancerConfig { interface: "nowhere".to_owned(), ..port.config() };
+    assert!(matches!(port.try_start(config).err().unwrap(), DataplaneError::NoInterface { .. }));
+    assert!(!port.pins().exists());
+}
+
+#[test]
+fn tags_stay_in_the_frames() {
+    let port = Port::new("r6");
+    let on = |feature| port.within(|| dataplane::ethtool::feature("p0", feature)).unwrap().unwrap().on;
+    let features = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"];
+    let before = features.map(on);
+    let balancer = port.start(port.config());
+    assert_eq!(features.map(on), [false; 3]);
+    port.stop(balancer);
+    assert_eq!(features.map(on), before);
+}
+
+#[test]
+fn four_thousand_backends_are_one_change() {
+    let port = Port::new("r7");
+    let mut balancer = port.start(port.config());
+    let backends = (0..4000).map(|n| backend(&format!("server-{n}"), 1 + n % 3)).collect();
+    let desired = [vip("192.0.2.10:80/tcp", backends)];
+    let applied = balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_eq!((applied.tables, applied.moved_slots), (1, 524_287));
+    let octets: u64 = balancer.memory().iter().map(|(_, octets)| octets).sum();
+    assert_eq!(octets, 1 << 20);
+    assert_eq!(balancer.explain(&query(1)).unwrap().verdict, Verdict::Forwarded);
+    port.stop(balancer);
+}
+
+/// A gateway of the same name has its pins in the same directory.
+#[test]
+fn pins_of_another_role_stay() {
+    let port = Port::new("r8");
+    let balancer = port.start(port.config());
+    let foreign = port.pins().join("REASONS");
+    port.pin_a_map(&foreign);
+    port.stop(balancer);
+    assert!(foreign.exists());
+    assert_eq!(std::fs::read_dir(port.pins()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_program_of_another_version_works_until_the_new_maps_are_filled() {
+    let port = Port::new("r9");
+    let desired = [vip("192.0.2.10:80/tcp", vec![backend("a", 1)])];
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    drop(balancer);
+    std::fs::rename(port.pins(), port.pins().with_file_name("v0")).unwrap();
+    let old = port.xdp_program();
+    let mut balancer = port.start(port.config());
+    assert_eq!(port.xdp_program(), old);
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_ne!(port.xdp_program(), old);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    port.stop(balancer);
+}
