@@ -1,7 +1,7 @@
 //! One way that is measured: a tester and a device under test, joined by a veth, and what the device runs.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
@@ -80,7 +80,10 @@ pub(super) struct Tester<'a>(&'a Rig, &'a Stream);
 pub(super) struct Tally {
     pub(super) packets: u64,
     pub(super) octets: u64,
+    /// How long the kernel was at it.
     pub(super) elapsed: Duration,
+    /// How long it took by the clock on the wall, repeated bursts and other processes' turns included.
+    pub(super) spent: Duration,
     /// Bursts that were repeated, because another process made the kernel drop frames.
     pub(super) disturbed: u32,
     /// Nanoseconds per frame of each.
@@ -145,6 +148,7 @@ impl Lane {
     /// off to a thread of its own: the rings then overflow, the try says nothing of the path, and there is another.
     pub(super) fn burst(&mut self, stream: &Stream, tally: &mut Tally) -> Result<()> {
         let mut most = 0;
+        let start = Instant::now();
         for _ in 0..TRIES {
             self.device.before_burst(stream)?;
             let before = self.rig.received()?;
@@ -155,6 +159,7 @@ impl Lane {
                 tally.packets += packets;
                 tally.octets += received[1] - before[1];
                 tally.elapsed += elapsed;
+                tally.spent += start.elapsed();
                 tally.bursts_ns.push(elapsed.as_nanos() as f64 / f64::from(BURST));
                 return Ok(());
             }
@@ -176,7 +181,7 @@ impl Tester<'_> {
 }
 
 impl Rig {
-    /// How long the kernel was at it, by its own clock: before and after, a call waits for the next tick.
+    /// How long the kernel was at it, by its own clock, which stops while another process has the processor.
     fn send(&self, stream: &Stream, frames: u32) -> Result<Duration> {
         let frame = vec![0_u8; stream.longest()];
         let mut options = TestRunOptions::new();

@@ -149,11 +149,11 @@ fn trial(
         let mut done = true;
         for (((way, lane), stream), tally) in lanes.iter_mut().zip(&streams).zip(&mut tallies) {
             interrupt::check()?;
-            if round > 0 && tally.elapsed >= settings.time {
+            if round > 0 && tally.spent >= settings.time {
                 continue;
             }
             lane.burst(stream, tally).with_context(|| way.name())?;
-            done &= tally.elapsed >= settings.time;
+            done &= tally.spent >= settings.time;
         }
         if done {
             break;

@@ -41,7 +41,7 @@ pub struct Settings {
     pub sizes: Vec<Size>,
     /// Trials of each size and protocol; the median is the figure.
     pub trials: usize,
-    /// How long each way is measured in a trial.
+    /// How long each way is measured in a trial, by the clock on the wall.
     pub time: Duration,
     /// Bursts after which it ends earlier.
     pub bursts: u32,
@@ -136,7 +136,12 @@ fn method(settings: &Settings) -> Vec<String> {
     vec![
         "Tester and device under test are two network namespaces joined by a veth. A generator in the kernel sends, one \
          processor does everything: a rate is the inverse of what the whole chain costs per frame, and no frame is lost \
-         in what is counted (a burst that loses one is repeated)."
+         in what is counted (a burst that loses one is repeated). Time is the kernel's own, which stops while another \
+         process has the processor."
+            .into(),
+        "In the paper the tester is a machine of its own and the link is full from 128 octets on; here the generator is \
+         part of every rate, the link of none. Hence the second table: what the device under test adds to the \
+         generator, its way back and the sink included."
             .into(),
         format!(
             "{} trials of {:.2} s for each way, in turns of {} frames; the paper: three of 60 s. Figures are medians, \

@@ -83,7 +83,7 @@ pub struct Trial {
     pub packets: u64,
     /// Their octets without check sequence.
     pub octets: u64,
-    /// How long it took.
+    /// How long the kernel was at it.
     pub seconds: f64,
     /// Bursts that were repeated because frames were lost.
     pub repeated: u32,
