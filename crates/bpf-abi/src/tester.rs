@@ -17,6 +17,7 @@ pub const UNTAGGED: usize = 14;
 pub const TAGGED: usize = 18;
 /// Octets of an IPv4 header without options.
 const IPV4: usize = 20;
+const IPV4_OCTETS: u32 = 20;
 const UDP_NUMBER: u32 = 17;
 
 /// One entry: all that the generator knows.
@@ -77,7 +78,7 @@ impl TesterValue {
     #[must_use]
     #[inline(always)]
     pub fn length(&self, place: u32) -> u16 {
-        self.lengths.get(place as usize).copied().unwrap_or(HEADERS as u16)
+        self.lengths.get(place as usize).copied().unwrap_or_default()
     }
 
     /// Writes what varies into the headers of the frame of this number at this place of the mix, whose IPv4 header
@@ -86,23 +87,23 @@ impl TesterValue {
     pub fn write<const L3: usize>(&self, number: u32, place: u32, headers: &mut [u8; HEADERS]) {
         let TesterFlow { source, port, destination } = self.flow(number);
         let addresses = halves(source) + halves(destination);
-        let packet = self.packets.get(place as usize).copied().unwrap_or(HEADERS as u16);
+        let packet = self.packets.get(place as usize).copied().unwrap_or_default();
         let length = packet as u32;
-        put(headers, L3 + 2, packet);
+        put(headers, L3 + 2, length);
         put(headers, L3 + 10, !fold(self.network_sum + addresses + length));
-        put(headers, L3 + 12, (source >> 16) as u16);
-        put(headers, L3 + 14, source as u16);
-        put(headers, L3 + 16, (destination >> 16) as u16);
-        put(headers, L3 + 18, destination as u16);
+        put(headers, L3 + 12, source >> 16);
+        put(headers, L3 + 14, source);
+        put(headers, L3 + 16, destination >> 16);
+        put(headers, L3 + 18, destination);
         let l4 = L3 + IPV4;
-        put(headers, l4, port);
-        let payload = length.wrapping_sub(IPV4 as u32);
+        put(headers, l4, port as u32);
+        let payload = length.wrapping_sub(IPV4_OCTETS);
         let sum = self.transport_sum + addresses + port as u32 + payload;
         if self.protocol == UDP_NUMBER {
-            put(headers, l4 + 4, payload as u16);
+            put(headers, l4 + 4, payload);
             // Its length counts twice, and 0 would say that there is no checksum.
             let check = !fold(sum + payload);
-            put(headers, l4 + 6, if check == 0 { 0xffff } else { check });
+            put(headers, l4 + 6, if check & 0xffff == 0 { 0xffff } else { check });
         } else {
             put(headers, l4 + 16, !fold(sum));
         }
@@ -120,15 +121,18 @@ const fn halves(address: u32) -> u32 {
     (address >> 16) + (address & 0xffff)
 }
 
-const fn fold(sum: u32) -> u16 {
+/// In the low 16 bits.
+const fn fold(sum: u32) -> u32 {
     let once = (sum & 0xffff) + (sum >> 16);
-    ((once & 0xffff) + (once >> 16)) as u16
+    (once & 0xffff) + (once >> 16)
 }
 
+/// Writes the low 16 bits.
 #[inline(always)]
-fn put(headers: &mut [u8; HEADERS], at: usize, value: u16) {
-    if let Some(place) = headers.get_mut(at..at + 2) {
-        place.copy_from_slice(&value.to_be_bytes());
+fn put(headers: &mut [u8; HEADERS], at: usize, value: u32) {
+    let [_, _, high, low] = value.to_be_bytes();
+    if let Some([first, second]) = headers.get_mut(at..at + 2) {
+        (*first, *second) = (high, low);
     }
 }
 

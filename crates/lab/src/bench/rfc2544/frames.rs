@@ -17,6 +17,10 @@ pub(super) const VIPS: u32 = u32::from_be_bytes([198, 19, 0, 1]);
 pub(super) const PORT: u16 = 80;
 /// VLAN id with which tagged frames arrive.
 pub(super) const VID: u16 = 100;
+/// The shortest frame of Ethernet, without check sequence.
+const SHORTEST: u16 = 60;
+const MIX_LENGTH: u32 = 12;
+const _: () = assert!(SHORTEST as usize == HEADERS && MIX_LENGTH as usize == MIX);
 /// Packets of the mix in octets, so that 7 are of 40, 4 of 576 and 1 of 1500.
 const IMIX: [u16; MIX] = [40, 576, 40, 40, 576, 40, 40, 576, 40, 40, 576, 1500];
 
@@ -132,7 +136,7 @@ impl Stream {
 
     /// The frame of this number as the generator sends it.
     pub(super) fn frame(&self, number: u32) -> Vec<u8> {
-        let (value, place) = (self.value(), number % MIX as u32);
+        let (value, place) = (self.value(), number % MIX_LENGTH);
         let mut headers = self.headers().first_chunk::<HEADERS>().copied().unwrap_or([0; HEADERS]);
         match self.tagged {
             true => value.write::<TAGGED>(number, place, &mut headers),
@@ -158,7 +162,7 @@ impl Stream {
 
     /// Octets of a packet's frame, without check sequence: at least Ethernet's least.
     fn frame_of(&self, packet: u16) -> u16 {
-        (packet + u16::try_from(self.network()).unwrap_or_default()).max(HEADERS as u16)
+        (packet + u16::try_from(self.network()).unwrap_or_default()).max(SHORTEST)
     }
 
     /// What is the same in all frames.
