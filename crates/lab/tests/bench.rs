@@ -12,7 +12,7 @@ fn every_group_gives_its_rows() {
     lab::bench::run(&args).expect("all groups (needs root, iperf3, ethtool, iptables, nftables)");
     let bench: Bench = serde_json::from_slice(&fs::read(out.path().join("bench.json")).unwrap()).unwrap();
     let of = |part: &str| bench.rows.iter().filter(|row| row.name.contains(part)).count();
-    assert_eq!((of("encapsulation"), of("decapsulation"), of("64-octet"), of("TCP")), (4, 4, 2, 1));
+    assert_eq!((of("encapsulation"), of("decapsulation"), of("octet packets"), of("TCP")), (4, 4, 2, 1));
     assert_eq!((of("Map-Requests"), of("Map-Registers")), (2, 2));
     // 64 and 128 octets, both protocols, and the mix: four rows each.
     assert_eq!(
