@@ -3,7 +3,7 @@
 use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{
     BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND,
-    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, slot,
+    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, key_digest, slot,
 };
 use bpf_abi::hash_words_from;
 
@@ -73,20 +73,27 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
 #[inline(always)]
 fn look_up(address: &Address, segment: u32, port_protocol: u32) -> Result<Option<VipValue>, Reason> {
     let key = Aligned(VipWords { address: *address, segment, port_protocol });
+    let [a, b, c, d] = *address;
+    let digest = key_digest([a, b, c, d, segment, port_protocol]);
+    let mut entry = Ok(None);
     for _ in 0..2 {
         // SAFETY: the value may be replaced while it is read, which `whole` finds out.
-        let Some(value) = (unsafe { VIPS.get(&key.0) }) else { return Ok(None) };
-        if let Some(value) = whole(value) {
-            return Ok(Some(value));
-        }
+        let value = unsafe { VIPS.get(&key.0) };
+        // A look-up that stands on a value of the bucket while it becomes another key's does not see what is there
+        // in its place: a miss is one only if it is one twice.
+        entry = match value.map(|value| whole(value, digest)) {
+            Some(Some(value)) => return Ok(Some(value)),
+            Some(None) => Err(Reason::DropNotReady),
+            None => Ok(None),
+        };
     }
-    Err(Reason::DropNotReady)
+    entry
 }
 
-/// The value, unless another one is being written in its place. It is written from its start to its end and read the
-/// other way round, so a mixture has two generations.
+/// The value, unless another one is being written in its place, or has been: another VIP's. It is written from its
+/// start to its end and read the other way round, so a mixture has two generations.
 #[inline(always)]
-fn whole(value: *const VipValue) -> Option<VipValue> {
+fn whole(value: *const VipValue, digest: u32) -> Option<VipValue> {
     // SAFETY: a value of the VIP table: its memory is valid for the run of the program, whatever it holds.
     unsafe {
         let generation_again = (&raw const (*value).generation_again).read_volatile();
@@ -99,7 +106,7 @@ fn whole(value: *const VipValue) -> Option<VipValue> {
         let generation = (&raw const (*value).generation).read_volatile();
         let read =
             VipValue { generation, id, flags, table, size, previous_table, previous_size, generation_again };
-        (generation == generation_again).then_some(read)
+        (generation ^ generation_again == digest).then_some(read)
     }
 }
 

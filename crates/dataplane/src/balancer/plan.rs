@@ -18,9 +18,7 @@ use crate::balancer::chunks::{Chunks, GRACE, chunks_of};
 use crate::balancer::desired::{Backend, HashBy, Vip};
 use crate::balancer::error::VipError;
 use crate::balancer::identity::identity;
-use crate::balancer::observed::{
-    Memory, Observed, Write, address_of, fragments_of, is_vip, stamped, tables_of,
-};
+use crate::balancer::observed::{Memory, Observed, Write, address_of, fragments_of, is_vip, tables_of};
 use crate::eid::mapped;
 
 /// Octets of a chunk.
@@ -326,11 +324,16 @@ impl<'a, M: Memory> Planner<'a, M> {
     /// Publishes an entry unless it is there.
     fn entry(&mut self, key: VipKey, value: VipValue) {
         self.entries.insert(key);
-        if self.observed.vips.get(&key).is_some_and(|before| stamped(*before, 0) == stamped(value, 0)) {
+        if self
+            .observed
+            .vips
+            .get(&key)
+            .is_some_and(|before| before.stamped(&key, 0) == value.stamped(&key, 0))
+        {
             return;
         }
         self.last_generation = self.last_generation.wrapping_add(1);
-        self.published.push(Write::Vip(key, stamped(value, self.last_generation)));
+        self.published.push(Write::Vip(key, value.stamped(&key, self.last_generation)));
     }
 
     /// The entries of addresses, by which programs tell that an address has VIPs.

@@ -182,8 +182,8 @@ mod tests {
         }
 
         /// A table that is named before it is written, or names a backend that is nobody's, is a packet lost.
-        fn publish(&mut self, value: &VipValue) {
-            assert_eq!(value.generation, value.generation_again);
+        fn publish(&mut self, key: &VipKey, value: &VipValue) {
+            assert_eq!(*value, value.stamped(key, value.generation));
             assert!(
                 self.vips.values().all(|other| other.generation != value.generation),
                 "a second {value:?}"
@@ -259,7 +259,7 @@ mod tests {
                     self.slots[range].copy_from_slice(slots);
                 }
                 Write::Vip(key, value) => {
-                    self.publish(value);
+                    self.publish(key, value);
                     let before = self.vips.insert(*key, *value);
                     self.withdraw(before);
                 }

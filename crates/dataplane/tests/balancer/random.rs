@@ -317,14 +317,13 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
     for chunk in state.chunks.values_mut().filter(|_| random.percent(30)) {
         chunk.rotate_left(1);
     }
-    for vip in state.vips.values_mut() {
+    for (key, vip) in &mut state.vips {
         let swap = random.percent(20);
         if swap && vip.size > 0 && vip.previous_size > 0 {
             std::mem::swap(&mut vip.table, &mut vip.previous_table);
             std::mem::swap(&mut vip.size, &mut vip.previous_size);
         }
-        vip.generation += 100;
-        vip.generation_again = vip.generation;
+        *vip = vip.stamped(key, vip.generation + 100);
     }
     // In an order that is the same in every run.
     let mut flows: Vec<_> = state.flows.keys().copied().collect();

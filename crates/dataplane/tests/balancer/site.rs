@@ -114,15 +114,17 @@ impl State {
             size,
             previous_table,
             previous_size,
-            generation: vip.id + 1,
-            generation_again: vip.id + 1,
+            ..VipValue::default()
         };
-        self.vips.insert(key(vip.address, vip.segment, vip.port, vip.protocol), value);
+        let mut insert = |port: u16, protocol: u8, value: VipValue| {
+            let key = key(vip.address, vip.segment, port, protocol);
+            self.vips.insert(key, value.stamped(&key, vip.id + 1));
+        };
+        insert(vip.port, vip.protocol, value);
         if vip.flags & VIP_BY_ADDRESSES != 0 {
-            self.vips.insert(key(vip.address, vip.segment, 0, vip.protocol), value);
+            insert(0, vip.protocol, value);
         }
-        let address = VipValue { flags: VIP_ECHO, ..VipValue::default() };
-        self.vips.insert(key(vip.address, vip.segment, 0, 0), address);
+        insert(0, 0, VipValue { flags: VIP_ECHO, ..VipValue::default() });
     }
 
     /// A usable backend with both addresses, behind a tunnel of the given family.

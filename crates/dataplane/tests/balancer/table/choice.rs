@@ -6,12 +6,12 @@ use bpf_abi::balancer::segment::{DOT1Q, NONE};
 use bpf_abi::{BalancerReason, FlowKey};
 
 use super::{Case, refused, sent};
-use crate::frames::{ACK, FIN, Flow, RST, SYN, flow, frame};
+use crate::frames::{ACK, FIN, Flow, Fragment, Ip, RST, SYN, flow, frame, icmp};
 use crate::model::{SCTP, State, TCP, UDP};
 use crate::site::{CURRENT, LOST, OTHER, PREVIOUS, VIP, Vip, addresses_key, flow_key, plain, site};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [matrix(), lost(), no_table(), reused(), by_addresses(), slots()].concat()
+    [matrix(), lost(), no_table(), reused(), mixtures(), by_addresses(), slots()].concat()
 }
 
 /// A packet, and whether it is a first one.
@@ -202,6 +202,33 @@ fn reused() -> Vec<Case> {
         )
         .remembers(key, CURRENT),
     ]
+}
+
+/// A value that is being replaced is not used, whatever entry it is.
+fn mixtures() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let whole = site(NONE, NONE, bpf_abi::balancer::VIP_BY_ADDRESSES);
+    let mut half = whole.clone();
+    half.vips.values_mut().for_each(|vip| vip.generation += 1);
+    // The kernel uses the memory of a value that was replaced for the next one that is written, of any key.
+    let mut anothers = whole.clone();
+    let values = whole.vips.values().cycle().skip(1);
+    anothers.vips.values_mut().zip(values).for_each(|(vip, other)| *vip = *other);
+    let states = [("of two generations", &half), ("with another's value", &anothers)];
+    for (v6, (which, state)) in states.into_iter().flat_map(|state| [(false, state), (true, state)]) {
+        let fragment = Ip { fragment: Some(Fragment { offset: 8, more: false }), ..flow(v6).ip };
+        for (name, packet) in [
+            ("SYN", flow(v6).tcp(SYN)),
+            ("UDP", flow(v6).udp()),
+            ("fragment", fragment.packet(UDP, &[1; 40])),
+            ("echo", icmp::echo_request(&flow(v6).ip)),
+            ("error", icmp::too_big(&flow(v6).reply().udp())),
+        ] {
+            let name = format!("{name} to a VIP {which}, v6 {v6}");
+            cases.push(refused(name, state, frame(&[], &packet), DropNotReady));
+        }
+    }
+    cases
 }
 
 /// Ports do not count, the protocol does.
