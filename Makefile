@@ -23,8 +23,8 @@ lab: build ## the paper's experiment, short: at most 90 s of load; table, plots 
 lab-full: build ## the paper's experiment at the paper's length
 	target/release/weir lab run paper --out $(OUT)/lab-full
 
-bench: build ## data path and control path beside their references: table and out/bench/bench.json
-	target/release/weir lab bench --out $(OUT)/bench
+bench: build ## data path, control path, balancer beside their references (a quarter of an hour; ARGS=--quick: minutes)
+	target/release/weir lab bench --out $(OUT)/bench $(ARGS)
 
 fmt: ## format
 	cargo fmt --all

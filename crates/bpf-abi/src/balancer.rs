@@ -58,9 +58,9 @@ pub struct VipKey {
 
 /// A VIP. A change replaces the whole value, which the kernel does at once for every packet.
 ///
-/// The kernel gives the memory of a replaced value to the next one without waiting for programs that still read it.
-/// Both generations are written with the value and differ from all others': a program that finds two different ones
-/// has read a mixture, and looks again.
+/// The kernel gives the memory of a replaced value to the next one, of whatever key, without waiting for programs that
+/// still read it. So a value says whose it is: see [`VipValue::stamped`]. A program that finds anything else has read
+/// a mixture, or another VIP's value, and looks again.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipValue {
@@ -74,12 +74,57 @@ pub struct VipValue {
     pub table: u32,
     /// Slots of its table; 0 if it has none.
     pub size: u32,
-    /// First chunk of the table that flows begun before a change keep to.
+    /// First chunk of the table that flows keep to which are older than the drain.
     pub previous_table: u32,
     /// Slots of the previous table; 0 when nothing is kept.
     pub previous_size: u32,
-    /// [`Self::generation`] once more.
+    /// Number of the drain for which the previous table is kept, another one for every drain; 0 when nothing is kept.
+    pub drain: u32,
+    /// Explicit padding.
+    pub pad: u32,
+    /// [`Self::generation`] once more, over the [`VipKey::digest`].
     pub generation_again: u32,
+}
+
+impl VipKey {
+    /// What tells the values of different keys apart.
+    #[must_use]
+    pub const fn digest(&self) -> u32 {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.address;
+        let [port0, port1] = self.port;
+        key_digest([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+            self.segment,
+            u32::from_ne_bytes([port0, port1, self.protocol, self.pad]),
+        ])
+    }
+}
+
+/// [`VipKey::digest`] of a key in words, as they lie in memory.
+///
+/// A sum of products with odd numbers: keys that differ in one word differ, and no product waits for another.
+#[must_use]
+#[inline(always)]
+pub const fn key_digest([a, b, c, d, segment, port_protocol]: [u32; 6]) -> u32 {
+    let address = a
+        .wrapping_mul(0xcc9e_2d51)
+        .wrapping_add(b.wrapping_mul(0x1b87_3593))
+        .wrapping_add(c.wrapping_mul(0x85eb_ca6b))
+        .wrapping_add(d.wrapping_mul(0xc2b2_ae35));
+    address
+        .wrapping_add(segment.wrapping_mul(0x9e37_79b1))
+        .wrapping_add(port_protocol.wrapping_mul(0x27d4_eb2f))
+}
+
+impl VipValue {
+    /// The value as it is written for a key.
+    #[must_use]
+    pub const fn stamped(self, key: &VipKey, generation: u32) -> Self {
+        Self { generation, generation_again: generation ^ key.digest(), ..self }
+    }
 }
 
 /// Flows are remembered, and survive any change while their backend lives.
@@ -142,6 +187,11 @@ pub struct BalancedFlowValue {
     pub backend: u32,
     /// [`BackendValue::serial`] when the flow was placed.
     pub serial: u32,
+    /// [`VipValue::drain`] when the flow was placed. Unless the VIP remembers all flows, the value means nothing after that
+    /// drain: the addresses and ports may have been used again since.
+    pub drain: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 /// Counted per CPU for each VIP and each backend; user space adds the CPUs up.
@@ -165,17 +215,35 @@ pub const fn slot(hash: u32, size: u32) -> u32 {
 
 crate::sizes! {
     VipKey = 24,
-    VipValue = 32,
+    VipValue = 40,
     BackendValue = 16,
     TunnelValue = 24,
     BalancerNodeValue = 16 + 16 * VTEPS,
-    BalancedFlowValue = 8,
+    BalancedFlowValue = 16,
     BalancedValue = 16,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_of_a_key_is_in_its_digest() {
+        let key = VipKey { address: [7; 16], segment: 1, port: [0, 80], protocol: 6, pad: 0 };
+        let mut address = key.address;
+        address[15] ^= 1;
+        let others = [
+            VipKey { address, ..key },
+            VipKey { segment: 2, ..key },
+            VipKey { port: [80, 0], ..key },
+            VipKey { protocol: 17, ..key },
+        ];
+        for other in others {
+            assert_ne!(other.digest(), key.digest(), "{other:?}");
+        }
+        let value = VipValue::default().stamped(&key, 5);
+        assert_eq!(value.generation ^ value.generation_again, key.digest());
+    }
 
     #[test]
     fn slots_are_within_the_table_and_even() {

@@ -23,6 +23,7 @@ pub mod balancer;
 mod gateway;
 mod hash;
 mod reason;
+pub mod tester;
 
 pub use gateway::*;
 pub use hash::{bucket, flow_hash, flow_hash_from, fold_address, hash_words, hash_words_from, source_port};

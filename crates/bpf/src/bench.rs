@@ -2,6 +2,8 @@
 #![no_std]
 #![no_main]
 
+mod tester;
+
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     btf_maps::{Array, DevMap, PerCpuArray},

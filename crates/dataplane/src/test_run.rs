@@ -122,11 +122,23 @@ pub struct Timing {
 /// # Errors
 /// As [`run`].
 pub fn time_program(program: &Program, frame: &[u8], runs: usize) -> Result<Timing, TestRunError> {
-    let mut packet = vec![0; frame.len() + ROOM];
-    let mut durations = Vec::with_capacity(runs.max(1));
-    for _ in 0..runs.max(1) {
+    time_frames(program, (0..runs.max(1)).map(|_| frame))
+}
+
+/// Runs the program once on a copy of each frame; without a frame nothing takes any time.
+///
+/// # Errors
+/// As [`run`].
+pub fn time_frames<'a>(
+    program: &Program,
+    frames: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Timing, TestRunError> {
+    let (mut packet, mut durations) = (Vec::new(), Vec::new());
+    for frame in frames {
+        packet.resize(frame.len() + ROOM, 0);
         durations.push(run_into(program, frame, &mut packet, Metadata::default())?.2);
     }
     durations.sort_unstable();
-    Ok(Timing { minimum: durations[0], median: durations[durations.len() / 2], runs: durations.len() })
+    let at = |index: usize| durations.get(index).copied().unwrap_or_default();
+    Ok(Timing { minimum: at(0), median: at(durations.len() / 2), runs: durations.len() })
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use crate::bench::rfc2544::{self, Settings};
 use crate::calibrate::calibrate;
 use crate::delay_line::{self, DelayLineArgs};
 use crate::lab::Lab;
@@ -42,6 +43,8 @@ pub enum LabCommand {
 pub enum Scenario {
     /// Overload spills to neighbouring edges, beside the published figures
     Paper,
+    /// Frames per second through the site balancer, beside bare XDP, iptables and nftables
+    Rfc2544,
 }
 
 /// `weir lab run`.
@@ -51,7 +54,7 @@ pub struct RunArgs {
     pub scenario: Scenario,
     /// Topology file; the paper's without one
     pub topology: Option<PathBuf>,
-    /// The same shape in at most 90 s of load
+    /// The short form: at most 90 s of load (paper), or about a minute (rfc2544)
     #[arg(long)]
     pub quick: bool,
     /// Where result.json, plots and logs go
@@ -111,7 +114,30 @@ pub fn run(command: LabCommand) -> Result<()> {
 }
 
 fn run_scenario(arguments: &RunArgs) -> Result<()> {
-    let Scenario::Paper = arguments.scenario;
+    match arguments.scenario {
+        Scenario::Paper => run_paper(arguments),
+        Scenario::Rfc2544 => run_rfc2544(arguments),
+    }
+}
+
+fn run_rfc2544(arguments: &RunArgs) -> Result<()> {
+    if arguments.topology.is_some() || arguments.service.is_some() || arguments.keepalive {
+        bail!("rfc2544 has its own path: a topology, --service and --keepalive mean nothing to it");
+    }
+    let settings = if arguments.quick { Settings::quick() } else { Settings::full() };
+    let result = rfc2544::run(&settings, &Progress::new())?;
+    rfc2544::write(&result, &arguments.out)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&result)?);
+    } else {
+        print!("{}", rfc2544::table(&result));
+        println!("{}: result.json, plots", arguments.out.display());
+    }
+    anyhow::ensure!(result.skipped.is_empty(), "not everything could be measured");
+    Ok(())
+}
+
+fn run_paper(arguments: &RunArgs) -> Result<()> {
     let progress = Progress::new();
     let mut topology = topology(arguments.topology.as_deref(), arguments.service, arguments.quick)?;
     topology.load.keepalive |= arguments.keepalive;

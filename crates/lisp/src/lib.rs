@@ -7,11 +7,13 @@
 extern crate alloc;
 
 pub mod auth;
+mod backoff;
 pub mod machine;
 pub mod map_cache;
 pub mod map_server;
 pub mod mapping;
 pub mod nonce;
+mod outputs;
 pub mod prefix_map;
 pub mod rate;
 pub mod rtt;

@@ -24,6 +24,21 @@ pub struct Persist {
     pub value: Option<Vec<u8>>,
 }
 
+/// What comes out of a machine: its own kind of event, and of change of the data path if it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output<Event, Table> {
+    /// Send this.
+    Transmit(Transmit),
+    /// Store this.
+    Persist(Persist),
+    /// Change the data path.
+    Table(Table),
+    /// Tell this.
+    Event(Event),
+    /// Count this.
+    Counter(Counter),
+}
+
 /// One key and its value as storage holds them.
 pub type Saved = (Vec<u8>, Vec<u8>);
 

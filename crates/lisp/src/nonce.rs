@@ -1,5 +1,7 @@
 //! Nonces: unpredictable ones for requests, growing ones for authenticated messages.
 
+use core::time::Duration;
+
 use sha2::{Digest, Sha256};
 
 /// An unpredictable sequence from a 256-bit seed: SHA-256 in counter mode.
@@ -35,6 +37,12 @@ impl NonceGenerator {
     /// A number below `bound`, 0 if `bound` is 0; for jitter and choices, not exactly uniform.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64().checked_rem(bound).unwrap_or(0)
+    }
+
+    /// Less than an eighth of `time`: machines that were started together or lost the same peer do not stay in step.
+    pub(crate) fn jitter(&mut self, time: Duration) -> Duration {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.below(nanos / 8))
     }
 
     /// A nonce to start a growing series at: Unix time in seconds above 31 random bits.

@@ -118,6 +118,11 @@ impl<T> PrefixMap<T> {
         })
     }
 
+    /// Every prefix that covers `eid` or is inside it, each once: covering ones first, itself among them.
+    pub fn overlapping(&self, eid: EidPrefix) -> impl Iterator<Item = (EidPrefix, &T)> {
+        self.covering(eid).chain(self.within(eid).filter(move |(inner, _)| *inner != eid))
+    }
+
     /// The shortest prefix that holds `address` and overlaps no prefix of the map; `None` if one of them holds it.
     #[must_use]
     pub fn least_specific_gap(&self, instance_id: InstanceId, address: IpAddr) -> Option<IpPrefix> {
@@ -222,6 +227,8 @@ mod tests {
         assert_eq!(up, [2, 1, 0]);
         let down: Vec<_> = map.within(eid(0, "10.1.0.0/16")).map(|(_, v)| *v).collect();
         assert_eq!(down, [1, 2]);
+        let both: Vec<_> = map.overlapping(eid(0, "10.1.0.0/16")).map(|(_, v)| *v).collect();
+        assert_eq!(both, [1, 0, 2]);
     }
 
     #[test]

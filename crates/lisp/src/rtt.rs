@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::backoff::doubled;
+
 /// Smoothed round-trip time to one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RttEstimator {
@@ -49,7 +51,7 @@ impl RttEstimator {
     /// [`rto`](Self::rto) doubled `retransmissions` times.
     #[must_use]
     pub fn backed_off(&self, retransmissions: u32) -> Duration {
-        self.rto().saturating_mul(1 << retransmissions.min(12)).min(MAX_RTO)
+        doubled(self.rto(), retransmissions, MAX_RTO)
     }
 }
 

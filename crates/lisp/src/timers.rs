@@ -1,6 +1,7 @@
 //! One deadline per key, the earliest first.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use codec::Instant;
 
@@ -38,9 +39,27 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
+    /// The deadline of `key`.
+    pub(crate) fn get(&self, key: &K) -> Option<Instant> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Keys with a deadline.
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     /// The earliest deadline.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// Takes out every key whose deadline has passed, the earliest first.
+    ///
+    /// To be walked instead of asking for the next one: what is due again while the keys are dealt with is left to the
+    /// next call, so the walk ends whatever is set.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<K> {
+        core::iter::from_fn(|| self.pop_due(now)).collect()
     }
 
     /// Takes out the earliest key whose deadline has passed.
@@ -71,5 +90,17 @@ mod tests {
         timers.set('b', Some(t(9)));
         timers.set('b', None);
         assert_eq!(timers.first(), None);
+    }
+
+    #[test]
+    fn what_is_due_again_is_left_to_the_next_call() {
+        let mut timers = Timers::default();
+        let t = Instant::from_secs;
+        timers.set('a', Some(t(2)));
+        timers.set('b', Some(t(1)));
+        timers.set('c', Some(t(9)));
+        let due = timers.take_due(t(5));
+        due.iter().for_each(|key| timers.set(*key, Some(t(5))));
+        assert_eq!((due, timers.first(), timers.len()), (Vec::from(['b', 'a']), Some(t(5)), 3));
     }
 }

@@ -53,22 +53,9 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 fn record(eid: EidPrefix, ttl: u32, negative: bool) -> EidRecord {
-    let locator = LocatorRecord {
-        priority: 1,
-        weight: 100,
-        multicast_priority: 255,
-        multicast_weight: 0,
-        local: false,
-        probed: false,
-        reachable: true,
-        rloc: Address::Ip([192, 0, 2, 1].into()),
-    };
+    let locator = LocatorRecord::new(Address::Ip([192, 0, 2, 1].into()), 1, 100);
     let locators = if negative { vec![] } else { vec![locator] };
     EidRecord { ttl, action: Action::NativelyForward, authoritative: false, map_version: 0, eid, locators }
-}
-
-fn covers(a: &EidPrefix, b: &EidPrefix) -> bool {
-    a.instance_id == b.instance_id && a.prefix.covers(&b.prefix)
 }
 
 /// What must be in the cache, as a list; expiry and eviction are told to it by the cache and checked there.
@@ -85,7 +72,7 @@ impl Model {
 
     fn longest_match(&self, probe: &EidPrefix) -> Option<EidPrefix> {
         let host = EidPrefix { prefix: IpPrefix::host(probe.prefix.address()), ..*probe };
-        let covering = self.entries.iter().map(|e| e.0).filter(|e| covers(e, &host));
+        let covering = self.entries.iter().map(|e| e.0).filter(|e| e.covers(&host));
         covering.max_by_key(|e| e.prefix.length())
     }
 }

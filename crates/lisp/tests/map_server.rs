@@ -13,7 +13,7 @@ use lisp::map_server::{
 };
 use lisp::wire::{
     Action, Address, Authentication, EidPrefix, EidRecord, InstanceId, LocatorRecord, MapNotify, MapRegister,
-    MapReply, MapRequest, Message, RequestRecord, SiteId, XtrId, XtrIdentity,
+    MapReply, MapRequest, Message, SiteId, XtrId, XtrIdentity,
 };
 use proptest::prelude::*;
 
@@ -84,16 +84,7 @@ fn config() -> MapServerConfig {
 }
 
 fn record(eid: EidPrefix, xtr: u8, ttl: u32) -> EidRecord {
-    let locator = LocatorRecord {
-        priority: 1,
-        weight: 100,
-        multicast_priority: 255,
-        multicast_weight: 0,
-        local: true,
-        probed: false,
-        reachable: true,
-        rloc: Address::Ip(rloc(xtr)),
-    };
+    let locator = LocatorRecord { local: true, ..LocatorRecord::new(Address::Ip(rloc(xtr)), 1, 100) };
     EidRecord {
         ttl,
         action: Action::NoAction,
@@ -105,21 +96,10 @@ fn record(eid: EidPrefix, xtr: u8, ttl: u32) -> EidRecord {
 }
 
 fn request(eid: EidPrefix, nonce: u64, subscribe: bool) -> Message {
-    Message::MapRequest(MapRequest {
-        authoritative: false,
-        probe: false,
-        smr: false,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
-        no_map_reply: false,
-        nonce,
-        source_eid: Address::NoAddress,
-        itr_rlocs: vec![Address::Ip(rloc(9))],
-        records: vec![RequestRecord { subscribe, eid }],
-        map_reply: None,
-        xtr: subscribe.then(|| identity(9)),
-    })
+    let mut request = MapRequest::new(nonce, vec![Address::Ip(rloc(9))], eid);
+    request.records[0].subscribe = subscribe;
+    request.xtr = subscribe.then(|| identity(9));
+    Message::MapRequest(request)
 }
 
 struct Run {
@@ -358,6 +338,10 @@ proptest! {
         for _ in 0..20 {
             run.acknowledge();
             run.pass(Duration::from_millis(100));
+        }
+        // A registration that ends during the last pass is published after the last acknowledgement.
+        for _ in 0..20 {
+            run.acknowledge();
         }
         prop_assert!(run.server.subscriptions().iter().all(|s| !s.unacknowledged));
     }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use codec::{IpPrefix, Reader, Writer};
 use lisp::wire::{
     Action, Address, Authentication, DataHeader, EidPrefix, EidRecord, EncapsulatedControlMessage,
-    InstanceId, LocatorRecord, LowField, MapNotify, MapRegister, MapReply, MapRequest, Message,
-    RequestRecord, SiteId, XtrId, XtrIdentity,
+    InstanceId, LocatorRecord, LowField, MapNotify, MapRegister, MapReply, MapRequest, Message, SiteId,
+    XtrId, XtrIdentity,
 };
 
 fn vectors() -> BTreeMap<String, Vec<u8>> {
@@ -32,16 +32,7 @@ fn eid(instance_id: u32, prefix: &str) -> EidPrefix {
 }
 
 fn locator(rloc: &str, weight: u8) -> LocatorRecord {
-    LocatorRecord {
-        priority: 1,
-        weight,
-        multicast_priority: 255,
-        multicast_weight: 0,
-        local: false,
-        probed: false,
-        reachable: true,
-        rloc: ip(rloc),
-    }
+    LocatorRecord::new(ip(rloc), 1, weight)
 }
 
 /// 10.1.0.0/24 over two locators, as most vectors have it.
@@ -64,21 +55,7 @@ fn identity() -> XtrIdentity {
 }
 
 fn request(nonce: u64, source_eid: Address, itr_rloc: &str, asked: EidPrefix) -> MapRequest {
-    MapRequest {
-        authoritative: false,
-        probe: false,
-        smr: false,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
-        no_map_reply: false,
-        nonce,
-        source_eid,
-        itr_rlocs: vec![ip(itr_rloc)],
-        records: vec![RequestRecord { subscribe: false, eid: asked }],
-        map_reply: None,
-        xtr: None,
-    }
+    MapRequest { source_eid, ..MapRequest::new(nonce, vec![ip(itr_rloc)], asked) }
 }
 
 fn plain_request() -> MapRequest {

@@ -3,7 +3,7 @@
 use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{
     BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND,
-    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, slot,
+    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, key_digest, slot,
 };
 use bpf_abi::hash_words_from;
 
@@ -28,6 +28,8 @@ pub(crate) struct Chosen {
     pub(crate) reason: Reason,
     /// Once it is sent, the flow is to be remembered there.
     pub(crate) remember: bool,
+    /// The drain that is going on.
+    pub(crate) drain: u32,
 }
 
 /// The VIP of a packet by rules 4 to 7, then its backend.
@@ -73,23 +75,31 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
 #[inline(always)]
 fn look_up(address: &Address, segment: u32, port_protocol: u32) -> Result<Option<VipValue>, Reason> {
     let key = Aligned(VipWords { address: *address, segment, port_protocol });
+    let [a, b, c, d] = *address;
+    let digest = key_digest([a, b, c, d, segment, port_protocol]);
+    let mut entry = Ok(None);
     for _ in 0..2 {
         // SAFETY: the value may be replaced while it is read, which `whole` finds out.
-        let Some(value) = (unsafe { VIPS.get(&key.0) }) else { return Ok(None) };
-        if let Some(value) = whole(value) {
-            return Ok(Some(value));
-        }
+        let value = unsafe { VIPS.get(&key.0) };
+        // A look-up that stands on a value of the bucket while it becomes another key's does not see what is there
+        // in its place: a miss is one only if it is one twice.
+        entry = match value.map(|value| whole(value, digest)) {
+            Some(Some(value)) => return Ok(Some(value)),
+            Some(None) => Err(Reason::DropNotReady),
+            None => Ok(None),
+        };
     }
-    Err(Reason::DropNotReady)
+    entry
 }
 
-/// The value, unless another one is being written in its place. It is written from its start to its end and read the
-/// other way round, so a mixture has two generations.
+/// The value, unless another one is being written in its place, or has been: another VIP's. It is written from its
+/// start to its end and read the other way round, so a mixture has two generations.
 #[inline(always)]
-fn whole(value: *const VipValue) -> Option<VipValue> {
+fn whole(value: *const VipValue, digest: u32) -> Option<VipValue> {
     // SAFETY: a value of the VIP table: its memory is valid for the run of the program, whatever it holds.
     unsafe {
         let generation_again = (&raw const (*value).generation_again).read_volatile();
+        let drain = (&raw const (*value).drain).read_volatile();
         let previous_size = (&raw const (*value).previous_size).read_volatile();
         let previous_table = (&raw const (*value).previous_table).read_volatile();
         let size = (&raw const (*value).size).read_volatile();
@@ -97,9 +107,19 @@ fn whole(value: *const VipValue) -> Option<VipValue> {
         let flags = (&raw const (*value).flags).read_volatile();
         let id = (&raw const (*value).id).read_volatile();
         let generation = (&raw const (*value).generation).read_volatile();
-        let read =
-            VipValue { generation, id, flags, table, size, previous_table, previous_size, generation_again };
-        (generation == generation_again).then_some(read)
+        let read = VipValue {
+            generation,
+            id,
+            flags,
+            table,
+            size,
+            previous_table,
+            previous_size,
+            drain,
+            pad: 0,
+            generation_again,
+        };
+        (generation ^ generation_again == digest).then_some(read)
     }
 }
 
@@ -141,24 +161,24 @@ impl Flow {
         let flow_table = vip.flags & VIP_FLOW_TABLE != 0;
         let chosen = |index, backend, reason, remember| {
             let reason = if is_error { Reason::IcmpRelayed } else { reason };
-            Chosen { vip: vip.id, index, backend, reason, remember: remember && !is_error }
+            Chosen { vip: vip.id, index, backend, reason, remember: remember && !is_error, drain: vip.drain }
         };
         let current = self.slot(vip.table, vip.size).ok_or(Reason::DropNotReady)?;
-        let previous = self.slot(vip.previous_table, vip.previous_size);
-        // Of a slot that a change moved. Not only while its backend is usable: that may be again in a moment.
-        let previous = previous.filter(|previous| vip.previous_size != 0 && *previous != current);
-        if !is_first && (flow_table || previous.is_some()) {
-            if let Some((index, backend)) = self.remembered() {
+        let drains = vip.previous_size != 0;
+        if !is_first && (flow_table || drains) {
+            if let Some((index, backend)) = self.remembered(vip, flow_table) {
                 return Ok(chosen(index, backend, Reason::ForwardedFlow, false));
             }
-            if let Some(index) = previous
+            if let Some(index) = self.slot(vip.previous_table, vip.previous_size)
+                && index != current
                 && let Some(backend) = usable(index)
             {
                 return Ok(chosen(index, backend, Reason::ForwardedPrevious, flow_table));
             }
         }
         let backend = usable(current).ok_or(Reason::DropNoBackend)?;
-        Ok(chosen(current, backend, Reason::Forwarded, flow_table || is_first && previous.is_some()))
+        // A first packet also replaces what is remembered of an older flow with the same addresses and ports.
+        Ok(chosen(current, backend, Reason::Forwarded, flow_table || is_first && drains))
     }
 
     /// Index of the backend that a table names; `None` if user space has not made the table.
@@ -174,19 +194,22 @@ impl Flow {
     }
 
     #[inline(always)]
-    fn remembered(&self) -> Option<(u32, &'static BackendValue)> {
-        // SAFETY: two words; a torn read gives a serial that is not the backend's.
+    fn remembered(&self, vip: &VipValue, flow_table: bool) -> Option<(u32, &'static BackendValue)> {
+        // SAFETY: words; a torn read gives a serial that is not the backend's.
         let flow = unsafe { FLOWS.get(&self.key.0) }?;
-        let (index, serial) = (flow.backend, flow.serial);
+        let (index, serial, drain) = (flow.backend, flow.serial, flow.drain);
+        if !flow_table && drain != vip.drain {
+            return None;
+        }
         let backend = usable(index)?;
         (backend.serial == serial).then_some((index, backend))
     }
 
     /// A full or contended table costs stickiness, never the packet.
     #[inline(always)]
-    pub(crate) fn remember(&self, index: u32, backend: &BackendValue) {
+    pub(crate) fn remember(&self, index: u32, backend: &BackendValue, drain: u32) {
         const BPF_ANY: u64 = 0;
-        let value = Aligned(BalancedFlowValue { backend: index, serial: backend.serial });
+        let value = Aligned(BalancedFlowValue { backend: index, serial: backend.serial, drain, pad: 0 });
         let _ = FLOWS.insert(&self.key.0, &value.0, BPF_ANY);
     }
 }

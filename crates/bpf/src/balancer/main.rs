@@ -51,10 +51,10 @@ fn balance(frame: &Frame) -> Result<Reason, Reason> {
     let packet = packet::parse(frame, &layers)?;
     match choice::choose(node, &layers, &packet)? {
         Choice::Answer => echo::answer(frame, &layers),
-        Choice::Send(flow, Chosen { vip, index, backend, reason, remember }) => {
+        Choice::Send(flow, Chosen { vip, index, backend, reason, remember, drain }) => {
             write::send(frame, &layers, node, index, backend)?;
             if remember {
-                flow.remember(index, backend);
+                flow.remember(index, backend, drain);
             }
             count_sent(vip, index, frame.length());
             Ok(reason)

@@ -150,11 +150,12 @@ pub(crate) fn explain<L: LookUp>(maps: &L, query: &FlowQuery) -> Result<Explanat
     let hash = flow_hash_from(maps.seed()?, &key);
     let current = choice(maps, &id, hash, value.table, value.size)?;
     let previous = choice(maps, &id, hash, value.previous_table, value.previous_size)?;
-    let remembered = match maps.flow(&key)? {
+    let flow_table = value.flags & VIP_FLOW_TABLE != 0;
+    let counts = |flow: &BalancedFlowValue| flow_table || flow.drain == value.drain;
+    let remembered = match maps.flow(&key)?.filter(counts) {
         Some(flow) => Some(remembered(maps, &id, &flow)?),
         None => None,
     };
-    let flow_table = value.flags & VIP_FLOW_TABLE != 0;
     let decided = decide(query.is_first(), flow_table, &current, &previous, &remembered);
     Ok(Explanation {
         vip: Some(id),
@@ -241,16 +242,16 @@ fn decide(
     };
     let moved = previous.as_ref().filter(|previous| previous.index != current.index);
     let remembered = remembered.as_ref().filter(|remembered| remembered.valid);
-    if !first && (flow_table || moved.is_some()) {
+    if !first && (flow_table || previous.is_some()) {
         if let Some(remembered) = remembered {
-            let why = if flow_table { "the VIP remembers flows" } else { "a change moved its slot" };
+            let why = if flow_table { "the VIP remembers flows" } else { "it began while the VIP drains" };
             let because = format!("the flow is remembered there, and {why}");
             return Decided { verdict: Verdict::ForwardedFlow, backend: remembered.name.clone(), because };
         }
         if let Some(previous) = moved.filter(|previous| previous.usable) {
             let because = format!(
-                "a change moved the flow's slot less than the drain time ago, and a packet that begins no connection may be \
-                 of one from before: slot {} of the table of then",
+                "the VIP drains, and a packet that begins no connection and is not remembered is of one from before: slot {} \
+                 of the table of then",
                 previous.slot
             );
             let backend = previous.name.clone();
@@ -298,7 +299,9 @@ mod tests {
 
         fn vip(&self, id: &VipId) -> Result<Option<VipValue>, Infallible> {
             let previous_size = if self.drains { 251 } else { 0 };
-            let value = VipValue { flags: self.flags, size: 251, previous_size, ..VipValue::default() };
+            let drain = if self.drains { 9 } else { 0 };
+            let value =
+                VipValue { flags: self.flags, size: 251, previous_size, drain, ..VipValue::default() };
             Ok((id.port == 80).then_some(VipValue { table: 8, ..value }))
         }
 
@@ -370,9 +373,20 @@ mod tests {
     }
 
     #[test]
+    fn what_began_in_the_drain_is_remembered_for_it() {
+        let mut maps = Maps { usable: [true; 2], drains: true, ..Maps::default() };
+        for (drain, expected) in [(9, Verdict::ForwardedFlow), (8, Verdict::ForwardedPrevious)] {
+            let value = BalancedFlowValue { backend: 0, serial: 10, drain, pad: 0 };
+            maps.flows.insert(QUERY.key(false), value);
+            assert_eq!(verdict(&maps, QUERY), to(expected, "old"));
+        }
+    }
+
+    #[test]
     fn what_is_remembered_counts_while_its_backend_is_the_same() {
         let remember = |maps: &mut Maps, by_addresses, serial| {
-            maps.flows.insert(QUERY.key(by_addresses), BalancedFlowValue { backend: 0, serial });
+            maps.flows
+                .insert(QUERY.key(by_addresses), BalancedFlowValue { backend: 0, serial, drain: 5, pad: 0 });
         };
         let mut maps = Maps { usable: [true; 2], flags: VIP_FLOW_TABLE, ..Maps::default() };
         remember(&mut maps, false, 10);

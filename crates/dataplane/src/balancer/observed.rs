@@ -184,8 +184,8 @@ impl Observed {
             // The VIP's own entry last: while it is not written, the drain counts as not ended.
             for (key, value) in of_fragments.filter(same).into_iter().chain(of_vip) {
                 generation = generation.wrapping_add(1);
-                let over = VipValue { previous_table: 0, previous_size: 0, ..value };
-                writes.push(Write::Vip(key, stamped(over, generation)));
+                let over = VipValue { previous_table: 0, previous_size: 0, drain: 0, ..value };
+                writes.push(Write::Vip(key, over.stamped(&key, generation)));
             }
         }
         // A drain may have ended late, and a table that cools down may name an index whose time has come.
@@ -195,9 +195,4 @@ impl Observed {
         }
         writes
     }
-}
-
-/// The value with a generation of its own.
-pub(crate) const fn stamped(value: VipValue, generation: u32) -> VipValue {
-    VipValue { generation, generation_again: generation, ..value }
 }

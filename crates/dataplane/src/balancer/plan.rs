@@ -18,9 +18,7 @@ use crate::balancer::chunks::{Chunks, GRACE, chunks_of};
 use crate::balancer::desired::{Backend, HashBy, Vip};
 use crate::balancer::error::VipError;
 use crate::balancer::identity::identity;
-use crate::balancer::observed::{
-    Memory, Observed, Write, address_of, fragments_of, is_vip, stamped, tables_of,
-};
+use crate::balancer::observed::{Memory, Observed, Write, address_of, fragments_of, is_vip, tables_of};
 use crate::eid::mapped;
 
 /// Octets of a chunk.
@@ -106,6 +104,8 @@ struct Planner<'a, M> {
     /// Changes that nobody may see before the entries are replaced.
     late: Vec<Write>,
     published: Vec<Write>,
+    /// Previous tables that stay longer than was planned, and until when.
+    extended: Vec<(Table, Instant)>,
     plan: Plan,
 }
 
@@ -144,6 +144,7 @@ impl<'a, M: Memory> Planner<'a, M> {
             tables: Vec::new(),
             late: Vec::new(),
             published: Vec::new(),
+            extended: Vec::new(),
             plan: Plan::default(),
         }
     }
@@ -234,7 +235,7 @@ impl<'a, M: Memory> Planner<'a, M> {
         let before = self.observed.vips.get(&key).copied();
         let current = before.map_or_else(Table::default, |v| Table { first: v.table, size: v.size });
         let table = self.table(vip, indices, current)?;
-        let previous = self.previous(key, vip, before, current, table);
+        let (previous, drain) = self.drain(key, vip, before, current, table);
         let id = before.map_or_else(|| self.new_id(), |before| before.id);
         let mut flags = if vip.flow_table { VIP_FLOW_TABLE } else { 0 };
         if vip.hash == HashBy::Addresses {
@@ -247,6 +248,7 @@ impl<'a, M: Memory> Planner<'a, M> {
             size: table.size,
             previous_table: previous.first,
             previous_size: previous.size,
+            drain,
             ..VipValue::default()
         })
     }
@@ -271,32 +273,49 @@ impl<'a, M: Memory> Planner<'a, M> {
         Ok(Table { first, size })
     }
 
-    /// The table that flows begun before the latest change keep to: always the one in force before it, also when an
-    /// earlier change is still draining. Most flows were placed by it, and those that an even older table placed are
-    /// remembered where they are as soon as they send a packet, if the VIP remembers flows.
-    fn previous(
+    /// The table that flows older than the drain keep to, and the drain's number.
+    ///
+    /// A change during a drain leaves it as it is: what has begun since is remembered where it is, so the oldest table is
+    /// the right one for all that is not.
+    fn drain(
         &mut self,
         key: VipKey,
         vip: &Vip,
         before: Option<VipValue>,
         current: Table,
         table: Table,
-    ) -> Table {
-        let Some(before) = before.filter(|_| table.size > 0) else { return Table::default() };
+    ) -> (Table, u32) {
+        let none = (Table::default(), 0);
+        let Some(before) = before.filter(|_| table.size > 0) else { return none };
+        let previous = Table { first: before.previous_table, size: before.previous_size };
+        let drains = previous.size > 0 && self.observed.chunks.is_table(previous.first);
         if current == table {
-            let previous = Table { first: before.previous_table, size: before.previous_size };
-            if previous.size > 0 {
+            if drains {
                 // Begun by an earlier process: nobody knows when.
                 let end = self.observed.drains.get(&key).copied().unwrap_or(self.now + vip.drain);
                 self.plan.drains.insert(key, end);
             }
-            return previous;
+            return (previous, before.drain);
         }
-        if vip.drain.is_zero() || current.size == 0 || !self.observed.chunks.is_table(current.first) {
-            return Table::default();
+        if vip.drain.is_zero() {
+            return none;
         }
+        let kept = if drains {
+            self.extended.push((previous, self.now + vip.drain));
+            (previous, before.drain)
+        } else if current.size > 0 && self.observed.chunks.is_table(current.first) {
+            (current, self.new_drain())
+        } else {
+            return none;
+        };
         self.plan.drains.insert(key, self.now + vip.drain);
-        current
+        kept
+    }
+
+    /// A number that no drain has or had: the generations', of which this change takes one.
+    fn new_drain(&mut self) -> u32 {
+        self.last_generation = self.last_generation.wrapping_add(1).max(1);
+        self.last_generation
     }
 
     /// The lowest id that no VIP has or had a moment ago; if there is none, one of a VIP that goes: for as long as a
@@ -326,11 +345,16 @@ impl<'a, M: Memory> Planner<'a, M> {
     /// Publishes an entry unless it is there.
     fn entry(&mut self, key: VipKey, value: VipValue) {
         self.entries.insert(key);
-        if self.observed.vips.get(&key).is_some_and(|before| stamped(*before, 0) == stamped(value, 0)) {
+        if self
+            .observed
+            .vips
+            .get(&key)
+            .is_some_and(|before| before.stamped(&key, 0) == value.stamped(&key, 0))
+        {
             return;
         }
         self.last_generation = self.last_generation.wrapping_add(1);
-        self.published.push(Write::Vip(key, stamped(value, self.last_generation)));
+        self.published.push(Write::Vip(key, value.stamped(&key, self.last_generation)));
     }
 
     /// The entries of addresses, by which programs tell that an address has VIPs.
@@ -353,9 +377,14 @@ impl<'a, M: Memory> Planner<'a, M> {
         let (addresses, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| key.protocol == 0);
         self.published.extend(others.into_iter().chain(addresses).map(Write::RemoveVip));
         let drained = self.plan.drains.values().copied().fold(now, Instant::max) + GRACE;
-        for index in observed.owners().keys().filter(|index| !self.in_use.contains(index)) {
+        let former: Vec<u16> =
+            observed.owners().keys().filter(|index| !self.in_use.contains(index)).copied().collect();
+        let extended = if former.is_empty() { Vec::new() } else { self.named_longer() };
+        for index in &former {
             let at = observed.retired.get(index).copied().unwrap_or(drained);
-            self.plan.retired.insert(*index, at);
+            let named =
+                extended.iter().filter(|(named, _)| named.contains(index)).map(|(_, end)| *end + GRACE);
+            self.plan.retired.insert(*index, named.fold(at, Instant::max));
             // The serial stays, so that no later owner gets one that flows remember.
             let serial = observed.backends.get(index).map_or(0, |backend| backend.serial);
             let value = BackendValue { serial, ..BackendValue::default() };
@@ -363,6 +392,19 @@ impl<'a, M: Memory> Planner<'a, M> {
                 self.late.push(Write::Backend(*index, value));
             }
         }
+    }
+
+    /// Indices that tables name for longer than was planned when their backends went, and until when.
+    fn named_longer(&self) -> Vec<(BTreeSet<u16>, Instant)> {
+        let of = |(table, end): &(Table, Instant)| {
+            let mut is_named = vec![false; usize::from(u16::MAX) + 1];
+            for index in self.memory.slots(table.first, table.size).unwrap_or_default() {
+                is_named[usize::from(*index)] = true;
+            }
+            let named = (0..=u16::MAX).filter(|index| is_named[usize::from(*index)]);
+            (named.collect(), *end)
+        };
+        self.extended.iter().map(of).collect()
     }
 
     fn finish(mut self) -> Plan {

@@ -4,7 +4,7 @@ use aya::Ebpf;
 use bpf_abi::balancer::{BACKEND_USABLE, BackendValue, BalancerNodeValue, VipKey, VipValue};
 
 use crate::balancer::maps::Maps;
-use crate::balancer::observed::{Write, stamped};
+use crate::balancer::observed::Write;
 use crate::eid::mapped;
 use crate::error::DataplaneError;
 use crate::object::{BALANCER, BalancerMapOptions, load_balancer, load_program};
@@ -53,7 +53,10 @@ fn fill(object: &mut Ebpf) -> Result<(), DataplaneError> {
     let key = VipKey { address, segment: 0, port: 80_u16.to_be_bytes(), protocol: 6, pad: 0 };
     let vip = VipValue { table: 1, size: 251, ..VipValue::default() };
     let backend = BackendValue { mac: BACKEND, flags: BACKEND_USABLE, segment: 0, serial: 1 };
-    let writes =
-        [Write::Backend(INDEX, backend), Write::Table(1, vec![INDEX; 251]), Write::Vip(key, stamped(vip, 1))];
+    let writes = [
+        Write::Backend(INDEX, backend),
+        Write::Table(1, vec![INDEX; 251]),
+        Write::Vip(key, vip.stamped(&key, 1)),
+    ];
     writes.iter().try_for_each(|write| maps.write(write))
 }

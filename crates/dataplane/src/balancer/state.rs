@@ -182,8 +182,8 @@ mod tests {
         }
 
         /// A table that is named before it is written, or names a backend that is nobody's, is a packet lost.
-        fn publish(&mut self, value: &VipValue) {
-            assert_eq!(value.generation, value.generation_again);
+        fn publish(&mut self, key: &VipKey, value: &VipValue) {
+            assert_eq!(*value, value.stamped(key, value.generation));
             assert!(
                 self.vips.values().all(|other| other.generation != value.generation),
                 "a second {value:?}"
@@ -259,7 +259,7 @@ mod tests {
                     self.slots[range].copy_from_slice(slots);
                 }
                 Write::Vip(key, value) => {
-                    self.publish(value);
+                    self.publish(key, value);
                     let before = self.vips.insert(*key, *value);
                     self.withdraw(before);
                 }
@@ -404,32 +404,35 @@ mod tests {
     }
 
     #[test]
-    fn a_change_keeps_the_table_before_it_for_the_drain() {
+    fn a_change_keeps_the_table_before_the_drain() {
         let mut world = World::new();
         world.apply(Instant::ZERO, &[web(&[("a", 1), ("b", 1)])]);
         let first = world.value(&web(&[]));
+        assert_eq!((first.previous_size, first.drain), (0, 0));
         world.apply(Instant::from_secs(1), &[web(&[("a", 1), ("b", 1), ("c", 1)])]);
         let second = world.value(&web(&[]));
         assert_eq!((second.previous_table, second.previous_size), (first.table, 251));
+        assert_ne!(second.drain, 0);
         let third_desired = [web(&[("a", 1), ("b", 1), ("c", 2)])];
         world.apply(Instant::from_secs(5), &third_desired);
         let third = world.value(&web(&[]));
-        assert_eq!(third.previous_table, second.table, "the table before the latest change, not the oldest");
+        assert_eq!((third.previous_table, third.drain), (first.table, second.drain), "the oldest stays");
         assert_eq!(
             world.state.observed.poll_timeout(),
             Some(Instant::from_millis(5100)),
-            "the oldest cools down"
+            "the second table cools down"
         );
         world.at(Instant::from_millis(5100)).handle_timeout(Instant::from_millis(5100)).unwrap();
-        assert_eq!(world.state.observed.poll_timeout(), Some(Instant::from_secs(15)));
+        assert_eq!(world.state.observed.poll_timeout(), Some(Instant::from_secs(15)), "begun anew");
         world.at(Instant::from_secs(15)).handle_timeout(Instant::from_secs(15)).unwrap();
         let over = world.value(&web(&[]));
-        assert_eq!((over.previous_size, over.table), (0, third.table));
+        assert_eq!((over.previous_size, over.drain, over.table), (0, 0, third.table));
         assert_eq!(world.writes().len(), 1);
         assert_eq!(world.apply(Instant::from_secs(16), &third_desired), Applied::default());
-        world.at(Instant::from_secs(16)).handle_timeout(Instant::from_secs(16)).unwrap();
-        assert_eq!(world.state.observed.chunks.free(), CHUNKS - chunks_of(251));
-        assert_eq!(world.state.observed.poll_timeout(), None);
+        world.apply(Instant::from_secs(17), &[web(&[("a", 1), ("b", 1)])]);
+        let fourth = world.value(&web(&[]));
+        assert_eq!(fourth.previous_table, third.table);
+        assert!(![0, second.drain].contains(&fourth.drain), "another drain, another number");
     }
 
     #[test]

@@ -153,6 +153,21 @@ impl Kernel {
         Ok(())
     }
 
+    /// After a disagreement: what is counted from here on is compared again.
+    pub(crate) fn recount(&mut self) -> Result<()> {
+        for (at, reason) in BalancerReason::ALL.iter().enumerate() {
+            self.reasons[at] = self.reason(*reason)?;
+        }
+        let vips = self.state.vips.values().map(|vip| (VIPS, vip.id));
+        let backends = self.state.backends.keys().map(|index| (BACKENDS, *index));
+        let keys: Vec<_> = vips.chain(backends).collect();
+        for (map, index) in keys {
+            let found = self.counted(map, index)?;
+            self.counted.insert((map, index), found);
+        }
+        Ok(())
+    }
+
     fn check_reasons(&self) -> Result<()> {
         let mut wrong = Vec::new();
         for (reason, expected) in BalancerReason::ALL.iter().zip(&self.reasons) {

@@ -17,7 +17,7 @@ use crate::frames::{
 };
 use crate::kernel::Kernel;
 use crate::model::{State, TCP, UDP};
-use crate::site::{Vip, backend_vtep, serial};
+use crate::site::{DRAIN, Vip, backend_vtep, serial};
 use dataplane::mapped;
 
 const SITES: usize = 80;
@@ -317,14 +317,14 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
     for chunk in state.chunks.values_mut().filter(|_| random.percent(30)) {
         chunk.rotate_left(1);
     }
-    for vip in state.vips.values_mut() {
+    for (key, vip) in &mut state.vips {
         let swap = random.percent(20);
         if swap && vip.size > 0 && vip.previous_size > 0 {
             std::mem::swap(&mut vip.table, &mut vip.previous_table);
             std::mem::swap(&mut vip.size, &mut vip.previous_size);
+            vip.drain += 1;
         }
-        vip.generation += 100;
-        vip.generation_again = vip.generation;
+        *vip = vip.stamped(key, vip.generation + 100);
     }
     // In an order that is the same in every run.
     let mut flows: Vec<_> = state.flows.keys().copied().collect();
@@ -334,7 +334,8 @@ fn change(random: &mut Random, kernel: &mut Kernel) -> Result<()> {
     for flow in flows {
         if random.percent(10) {
             let backend = random.below(80) as u32;
-            let value = BalancedFlowValue { backend, serial: serial(backend) };
+            let drain = random.below(3) as u32 + DRAIN - 1;
+            let value = BalancedFlowValue { backend, serial: serial(backend), drain, pad: 0 };
             state.flows.insert(flow, value);
         }
     }

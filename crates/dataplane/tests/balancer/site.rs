@@ -45,6 +45,9 @@ pub(crate) fn backend_vtep(v6: bool, index: u32) -> IpAddr {
     .unwrap()
 }
 
+/// Number of the drain where there is a previous table.
+pub(crate) const DRAIN: u32 = 9;
+
 /// Serial of a backend where nothing else is said.
 pub(crate) const fn serial(index: u32) -> u32 {
     1000 + index
@@ -114,15 +117,18 @@ impl State {
             size,
             previous_table,
             previous_size,
-            generation: vip.id + 1,
-            generation_again: vip.id + 1,
+            drain: if previous_size > 0 { DRAIN } else { 0 },
+            ..VipValue::default()
         };
-        self.vips.insert(key(vip.address, vip.segment, vip.port, vip.protocol), value);
+        let mut insert = |port: u16, protocol: u8, value: VipValue| {
+            let key = key(vip.address, vip.segment, port, protocol);
+            self.vips.insert(key, value.stamped(&key, vip.id + 1));
+        };
+        insert(vip.port, vip.protocol, value);
         if vip.flags & VIP_BY_ADDRESSES != 0 {
-            self.vips.insert(key(vip.address, vip.segment, 0, vip.protocol), value);
+            insert(0, vip.protocol, value);
         }
-        let address = VipValue { flags: VIP_ECHO, ..VipValue::default() };
-        self.vips.insert(key(vip.address, vip.segment, 0, 0), address);
+        insert(0, 0, VipValue { flags: VIP_ECHO, ..VipValue::default() });
     }
 
     /// A usable backend with both addresses, behind a tunnel of the given family.
@@ -149,16 +155,23 @@ impl State {
     /// A previous table that names one backend only.
     pub(crate) fn previous(mut self, backend: u32) -> Self {
         let (previous_table, previous_size) = self.add_table(&[backend as u16; 37]);
-        self.change(VIP, |vip| (vip.previous_table, vip.previous_size) = (previous_table, previous_size))
+        self.change(VIP, |vip| {
+            (vip.previous_table, vip.previous_size, vip.drain) = (previous_table, previous_size, DRAIN);
+        })
     }
 
     pub(crate) fn flow_table(self) -> Self {
         self.change(VIP, |vip| vip.flags |= VIP_FLOW_TABLE)
     }
 
-    /// Remembers the flow on a backend as it is now.
-    pub(crate) fn remembers(mut self, flow: FlowKey, backend: u32) -> Self {
-        self.flows.insert(flow, BalancedFlowValue { backend, serial: serial(backend) });
+    /// Remembers the flow on a backend as it is now, in the drain that is going on.
+    pub(crate) fn remembers(self, flow: FlowKey, backend: u32) -> Self {
+        self.remembers_since(flow, backend, DRAIN)
+    }
+
+    /// Remembers the flow, in a drain of that number.
+    pub(crate) fn remembers_since(mut self, flow: FlowKey, backend: u32, drain: u32) -> Self {
+        self.flows.insert(flow, BalancedFlowValue { backend, serial: serial(backend), drain, pad: 0 });
         self
     }
 

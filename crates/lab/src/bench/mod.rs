@@ -5,6 +5,7 @@ mod overlay;
 mod packet_rate;
 mod path;
 mod program_time;
+pub mod rfc2544;
 mod row;
 mod tcp;
 
@@ -14,9 +15,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use self::path::BenchPath;
+use self::rfc2544::Settings;
 pub use row::{Bench, Row};
 
 use crate::priority::go_first;
+use crate::progress::Progress;
 use crate::report::Machine;
 use crate::requirements;
 
@@ -35,6 +38,9 @@ pub struct Args {
     /// Seconds of one TCP measurement
     #[arg(long, default_value_t = 2, value_name = "S")]
     pub tcp_seconds: u32,
+    /// The short form of rfc2544: about a minute
+    #[arg(long)]
+    pub quick: bool,
     /// Only these groups
     #[arg(long, value_delimiter = ',', value_enum, value_name = "GROUP,…")]
     pub only: Vec<Group>,
@@ -51,6 +57,8 @@ pub enum Group {
     Tcp,
     /// Map-Requests and Map-Registers per second of a map server
     Control,
+    /// Frames per second through the site balancer; up to ten minutes
+    Rfc2544,
 }
 
 /// Measures, prints the table and writes `bench.json`. A group that fails is reported, the others still run.
@@ -61,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
     requirements::check(&["ip", "ethtool"], false)?;
     go_first();
     let mut bench = Bench { machine: Machine::here(), rows: Vec::new(), skipped: Vec::new() };
-    for group in [Group::Programs, Group::Packets, Group::Tcp, Group::Control] {
+    for group in [Group::Programs, Group::Packets, Group::Tcp, Group::Control, Group::Rfc2544] {
         if !args.only.is_empty() && !args.only.contains(&group) {
             continue;
         }
@@ -86,7 +94,18 @@ fn measure(group: Group, args: &Args) -> Result<Vec<Row>> {
         Group::Packets => packet_rate::rows(&BenchPath::build()?, rounds, args.bursts.max(1)),
         Group::Tcp => Ok(vec![tcp::row(&BenchPath::build()?, rounds, args.tcp_seconds.max(1))?]),
         Group::Control => control::rows(rounds),
+        Group::Rfc2544 => rfc2544_rows(args),
     }
+}
+
+/// Table, plots and result.json beside bench.json, which has the rows that are aimed at.
+fn rfc2544_rows(args: &Args) -> Result<Vec<Row>> {
+    let settings = Settings::limited(args.quick, args.rounds, args.bursts);
+    let result = rfc2544::run(&settings, &Progress::new())?;
+    rfc2544::write(&result, &args.out.join("rfc2544"))?;
+    print(&rfc2544::table(&result))?;
+    anyhow::ensure!(result.skipped.is_empty(), "{}", result.skipped.join("; "));
+    Ok(result.targets.into_iter().chain(result.programs).collect())
 }
 
 fn print(text: &str) -> Result<()> {

@@ -32,7 +32,7 @@ pub(super) struct Port {
     pub(super) mac: [u8; 6],
 }
 
-const fn port(name: &'static str, last: u8) -> Port {
+pub(super) const fn port(name: &'static str, last: u8) -> Port {
     Port { name, mac: [0x02, 0, 0, 0, 0, last] }
 }
 
@@ -117,12 +117,17 @@ pub(super) fn remove_leftovers() -> Result<()> {
     let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        if is_leftover(&name) {
             Netns::existing(&name).delete()?;
         }
     }
     Ok(())
+}
+
+/// Whether a namespace of this name is of a bench that was killed.
+pub(super) fn is_leftover(name: &str) -> bool {
+    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 /// Turns an offload of an interface on or off.
@@ -141,6 +146,7 @@ pub(super) fn ifindex(port: Port) -> Result<u32> {
     Ok(index)
 }
 
-fn text(mac: [u8; 6]) -> String {
+/// A MAC address in words of ip(8).
+pub(super) fn text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }

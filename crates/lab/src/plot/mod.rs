@@ -2,6 +2,7 @@
 
 mod raster;
 mod responses;
+mod rfc2544;
 mod style;
 mod throughput;
 mod weights;
@@ -13,6 +14,7 @@ use anyhow::Context;
 
 pub use raster::{RasterError, png};
 
+use crate::bench::rfc2544::Rfc2544Result;
 use crate::report::LabResult;
 
 /// Draws every figure of `result` into `directory`; returns the files written.
@@ -27,13 +29,32 @@ pub fn write_all(result: &LabResult, directory: &Path) -> anyhow::Result<Vec<Pat
     ];
     let mut written = Vec::new();
     for (name, svg) in figures {
-        for (extension, octets) in [("svg", svg.clone().into_bytes()), ("png", png(&svg)?)] {
-            let path = directory.join(name).with_extension(extension);
-            fs::write(&path, octets).with_context(|| format!("cannot write {}", path.display()))?;
-            written.push(path);
+        written.extend(write_both(directory, name, &svg)?);
+    }
+    Ok(written)
+}
+
+/// Draws what the benchmark of the balancer found out, likewise.
+///
+/// # Errors
+/// As [`write_all`].
+pub fn write_rfc2544(result: &Rfc2544Result, directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
+    for figure in &rfc2544::FIGURES {
+        if let Some(svg) = rfc2544::svg(result, figure)? {
+            written.extend(write_both(directory, figure.name, &svg)?);
         }
     }
     Ok(written)
+}
+
+fn write_both(directory: &Path, name: &str, svg: &str) -> anyhow::Result<[PathBuf; 2]> {
+    let write = |extension: &str, octets: Vec<u8>| {
+        let path = directory.join(name).with_extension(extension);
+        fs::write(&path, octets).with_context(|| format!("cannot write {}", path.display()))?;
+        anyhow::Ok(path)
+    };
+    Ok([write("svg", svg.as_bytes().to_vec())?, write("png", png(svg)?)?])
 }
 
 #[cfg(test)]
@@ -99,6 +120,20 @@ mod tests {
             weights: weights.collect(),
             runs: Runs { without, with },
             control: Control::default(),
+        }
+    }
+
+    #[test]
+    fn the_balancers_figures_are_drawn_in_both_forms() {
+        let directory = tempfile::tempdir().unwrap();
+        let result = crate::bench::rfc2544::result::tests::result();
+        let written = write_rfc2544(&result, directory.path()).unwrap();
+        assert_eq!(written.len(), 12);
+        for path in written.iter().filter(|path| path.extension().unwrap() == "svg") {
+            assert!(fs::read_to_string(path).unwrap().contains("weir 128x4000"), "{}", path.display());
+        }
+        if let Some(keep) = std::env::var_os("WEIR_KEEP_FIGURES") {
+            write_rfc2544(&result, Path::new(&keep)).unwrap();
         }
     }
 

@@ -60,7 +60,7 @@ impl AllowedPrefix {
     /// Whether `eid` may be registered under this.
     #[must_use]
     pub fn allows(&self, eid: &EidPrefix) -> bool {
-        self.eid == *eid || self.more_specifics && covers(&self.eid, eid)
+        self.eid == *eid || self.more_specifics && self.eid.covers(eid)
     }
 }
 
@@ -87,7 +87,7 @@ pub struct Limits {
     pub map_notify: RateLimit,
     /// SMRs per destination; RFC 9301 §6.1 recommends one per 3 s.
     pub smr: RateLimit,
-    /// Peers whose rate is tracked.
+    /// Peers whose Map-Requests and Map-Replies are tracked; while that many are busy, others are refused.
     pub max_peers: usize,
     /// Registered (EID-prefix, xTR) pairs.
     pub max_registrations: usize,
@@ -119,9 +119,4 @@ impl Default for Limits {
             max_ttl: 1440,
         }
     }
-}
-
-/// Whether `outer` holds all of `inner` in the same instance.
-pub(crate) fn covers(outer: &EidPrefix, inner: &EidPrefix) -> bool {
-    outer.instance_id == inner.instance_id && outer.prefix.covers(&inner.prefix)
 }

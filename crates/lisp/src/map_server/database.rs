@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use codec::IpPrefix;
 
-use super::config::{Site, covers};
+use super::config::Site;
 use super::registration::Registrations;
 use super::weights::Weights;
 use crate::prefix_map::PrefixMap;
@@ -104,7 +104,7 @@ impl Database {
         };
         let gap = EidPrefix { instance_id, prefix: gap.unwrap_or(host.prefix) };
         Answer::Negative(match configured {
-            Some(limit) if covers(&gap, &limit) => negative(limit, TTL_UNREGISTERED, Action::NativelyForward),
+            Some(limit) if gap.covers(&limit) => negative(limit, TTL_UNREGISTERED, Action::NativelyForward),
             Some(_) => negative(gap, TTL_UNREGISTERED, Action::NativelyForward),
             None => negative(gap, TTL_UNKNOWN, Action::NativelyForward),
         })

@@ -15,7 +15,6 @@ mod answer;
 mod config;
 mod database;
 mod output;
-mod outputs;
 mod publication;
 mod register;
 mod registration;
@@ -42,7 +41,7 @@ use crate::wire::{EidPrefix, Message};
 
 use answer::Origin;
 use database::Database;
-use outputs::Outputs;
+use output::Outputs;
 use publication::Publisher;
 use register::NonceTable;
 use requester::Requesters;

@@ -2,13 +2,15 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use codec::Instant;
 use thiserror::Error;
 
-use crate::machine::{Counter, Persist, Transmit};
+use crate::machine::{self, Counter};
+use crate::outputs;
 use crate::wire::{EidPrefix, LocatorRecord, XtrIdentity};
 
 /// Weight of one locator, as the controller sets it.
@@ -241,15 +243,8 @@ pub enum Event {
     },
 }
 
-/// What comes out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send this.
-    Transmit(Transmit),
-    /// Store this.
-    Persist(Persist),
-    /// Tell this.
-    Event(Event),
-    /// Count this.
-    Counter(Counter),
-}
+/// What comes out; a Map-Server has no data path.
+pub type Output = machine::Output<Event, Infallible>;
+
+/// Where it is queued.
+pub(super) type Outputs = outputs::Outputs<Event, Infallible>;

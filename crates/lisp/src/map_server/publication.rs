@@ -11,8 +11,7 @@ use codec::{DecodeError, Instant, Reader, Writer};
 
 use super::config::{Limits, Subscriber};
 use super::database::{Database, negative};
-use super::output::{Event, SubscriptionView};
-use super::outputs::Outputs;
+use super::output::{Event, Outputs, SubscriptionView};
 use super::subscription::{GIVE_UP_AFTER, Subscription};
 use crate::auth::{VerifiedMessage, sign, verify};
 use crate::machine::Counter;
@@ -68,7 +67,8 @@ impl Publisher {
             subscriptions: PrefixMap::new(),
             rtts: BTreeMap::new(),
             timers: Timers::default(),
-            pace: RateLimiter::new(limits.map_notify, limits.max_peers),
+            // Only who is configured is published to, so each has its place.
+            pace: RateLimiter::new(limits.map_notify, subscribers.len()),
             max_subscriptions: limits.max_subscriptions,
         }
     }
@@ -154,10 +154,9 @@ impl Publisher {
 
     /// Publishes what `eid` has become to everybody whom it concerns.
     pub(super) fn touch(&mut self, now: Instant, eid: EidPrefix, database: &Database, out: &mut Outputs) {
-        let covering = self.subscriptions.covering(eid);
-        let within = self.subscriptions.within(eid).filter(|(e, _)| *e != eid);
+        let overlapping = self.subscriptions.overlapping(eid);
         let concerned: Vec<(EidPrefix, XtrIdentity)> =
-            covering.chain(within).flat_map(|(e, all)| all.keys().map(move |id| (e, *id))).collect();
+            overlapping.flat_map(|(e, all)| all.keys().map(move |id| (e, *id))).collect();
         for (eid, identity) in concerned {
             self.publish(now, eid, identity, database, out, None);
         }
@@ -177,7 +176,7 @@ impl Publisher {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, database: &Database, out: &mut Outputs) {
-        while let Some((eid, identity)) = self.timers.pop_due(now) {
+        for (eid, identity) in self.timers.take_due(now) {
             if self.is_lost(now, &eid, &identity) {
                 self.lose(now, eid, identity, database, out);
             } else if !self.publish(now, eid, identity, database, out, None) {
@@ -228,8 +227,8 @@ impl Publisher {
     /// Nonces are counted per subscription, so the records tell which one an acknowledgement is about.
     fn acknowledged_by(&self, identity: &XtrIdentity, ack: &MapNotify) -> Option<EidPrefix> {
         let first = ack.records.first()?.eid;
-        let related = self.subscriptions.covering(first).chain(self.subscriptions.within(first));
-        let own = related.filter_map(|(eid, all)| Some((eid, all.get(identity)?)));
+        let own =
+            self.subscriptions.overlapping(first).filter_map(|(eid, all)| Some((eid, all.get(identity)?)));
         own.filter(|(_, s)| s.sent(ack.nonce)).map(|(e, _)| e).next()
     }
 
@@ -243,7 +242,7 @@ impl Publisher {
         out: &mut Outputs,
     ) {
         if !self.publish(now, eid, identity, database, out, None) {
-            let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+            let rtt = self.rtt(&identity);
             let at = self.get(&eid, &identity).and_then(|s| s.retransmit_at(&rtt));
             self.timers.set((eid, identity), at);
         }
@@ -261,7 +260,7 @@ impl Publisher {
         nonce: Option<u64>,
     ) -> bool {
         let Some(key) = self.subscribers.get(&identity).map(|s| s.key.clone()) else { return true };
-        let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+        let rtt = self.rtt(&identity);
         let Some(all) = self.subscriptions.get_mut(&eid) else { return true };
         let Some(subscription) = all.get_mut(&identity).filter(|s| s.is_active()) else { return true };
         let records = subscription.pending(eid, &database.mappings(eid, Some(identity)));
@@ -278,9 +277,8 @@ impl Publisher {
                 return true;
             }
         }
-        if !self.pace.allow(now, identity) {
-            let at = self.pace.ready_at(now, identity).max(now);
-            self.timers.set((eid, identity), Some(at));
+        if let Err(at) = self.pace.take(now, identity) {
+            self.timers.set((eid, identity), at);
             return true;
         }
         let nonce = nonce.unwrap_or_else(|| {
@@ -305,11 +303,10 @@ impl Publisher {
     }
 
     fn retransmit(&mut self, now: Instant, eid: EidPrefix, identity: XtrIdentity, out: &mut Outputs) {
-        if !self.pace.allow(now, identity) {
-            let at = self.pace.ready_at(now, identity).max(now);
-            return self.timers.set((eid, identity), Some(at));
+        if let Err(at) = self.pace.take(now, identity) {
+            return self.timers.set((eid, identity), at);
         }
-        let rtt = self.rtts.get(&identity).copied().unwrap_or_default();
+        let rtt = self.rtt(&identity);
         let Some(all) = self.subscriptions.get_mut(&eid) else { return };
         let Some(subscription) = all.get_mut(&identity) else { return };
         let Some(flight) = &mut subscription.in_flight else { return };
@@ -370,6 +367,10 @@ impl Publisher {
                 rtt: self.rtts.get(identity).and_then(RttEstimator::srtt),
             })
             .collect()
+    }
+
+    fn rtt(&self, identity: &XtrIdentity) -> RttEstimator {
+        self.rtts.get(identity).copied().unwrap_or_default()
     }
 
     fn get(&self, eid: &EidPrefix, identity: &XtrIdentity) -> Option<&Subscription> {

@@ -234,7 +234,7 @@ impl MapServer {
     /// All that is over goes before any of it is published, so that no publication names what ends at the same time.
     pub(super) fn expire_registrations(&mut self, now: Instant) {
         let mut changed = BTreeSet::new();
-        while let Some((eid, registrant)) = self.database.registrations.expire_one(now) {
+        for (eid, registrant) in self.database.registrations.expire(now) {
             self.out.persist(registration::saved_key(&eid, &registrant), None);
             self.out.event(Event::Unregistered { eid, registrant, expired: true });
             changed.insert(eid);

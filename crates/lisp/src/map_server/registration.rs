@@ -95,11 +95,13 @@ impl Registrations {
         self.timers.first()
     }
 
-    /// Ends the next registration that was not refreshed in time.
-    pub(super) fn expire_one(&mut self, now: Instant) -> Option<(EidPrefix, Registrant)> {
-        let (eid, registrant) = self.timers.pop_due(now)?;
-        self.remove(&eid, &registrant);
-        Some((eid, registrant))
+    /// Ends the registrations that were not refreshed in time.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(EidPrefix, Registrant)> {
+        let due = self.timers.take_due(now);
+        for (eid, registrant) in &due {
+            self.remove(eid, registrant);
+        }
+        due
     }
 
     /// Whether any xTR of the prefix lets the Map-Server answer (RFC 9301 §8.3).

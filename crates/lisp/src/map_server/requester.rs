@@ -8,13 +8,12 @@ use core::time::Duration;
 use codec::{Instant, IpPrefix};
 
 use super::config::Limits;
-use super::output::Event;
-use super::outputs::Outputs;
+use super::output::{Event, Outputs};
 use crate::nonce::NonceGenerator;
 use crate::prefix_map::PrefixMap;
 use crate::rate::RateLimiter;
 use crate::timers::Timers;
-use crate::wire::{Address, CONTROL_PORT, EidPrefix, InstanceId, MapRequest, Message, RequestRecord};
+use crate::wire::{Address, CONTROL_PORT, EidPrefix, InstanceId, MapRequest, Message};
 
 /// Time between two SMRs for the same change.
 const SMR_INTERVAL: Duration = Duration::from_secs(3);
@@ -50,7 +49,8 @@ impl Requesters {
         Self {
             table: PrefixMap::new(),
             timers: Timers::default(),
-            rate: RateLimiter::new(limits.smr, limits.max_peers),
+            // Those who wait for an SMR are in the table, so they do not compete for places with made-up peers.
+            rate: RateLimiter::new(limits.smr, limits.max_requesters),
             count: 0,
             max: limits.max_requesters,
             timeout: limits.requester_timeout,
@@ -77,10 +77,9 @@ impl Requesters {
 
     /// Schedules SMRs to everybody who was told something that `eid` overlaps.
     pub(super) fn touch(&mut self, now: Instant, eid: EidPrefix) {
-        let covering = self.table.covering(eid);
-        let within = self.table.within(eid).filter(|(e, _)| *e != eid);
+        let overlapping = self.table.overlapping(eid);
         let told: Vec<(EidPrefix, IpAddr)> =
-            covering.chain(within).flat_map(|(e, all)| all.keys().map(move |rloc| (e, *rloc))).collect();
+            overlapping.flat_map(|(e, all)| all.keys().map(move |rloc| (e, *rloc))).collect();
         for (key, rloc) in told {
             let Some(requester) = self.table.get_mut(&key).and_then(|all| all.get_mut(&rloc)) else {
                 continue;
@@ -105,7 +104,7 @@ impl Requesters {
         random: &mut NonceGenerator,
         out: &mut Outputs,
     ) {
-        while let Some((eid, rloc)) = self.timers.pop_due(now) {
+        for (eid, rloc) in self.timers.take_due(now) {
             let Some(requester) = self.table.get_mut(&eid).and_then(|all| all.get_mut(&rloc)) else {
                 continue;
             };
@@ -119,8 +118,8 @@ impl Requesters {
                 self.forget(&eid, rloc);
                 continue;
             }
-            if !self.rate.allow(now, rloc) {
-                let at = self.rate.ready_at(now, rloc);
+            if let Err(at) = self.rate.take(now, rloc) {
+                let at = at.map_or(expires_at, |at| at.min(expires_at));
                 self.timers.set((eid, rloc), Some(at));
                 continue;
             }
@@ -145,23 +144,13 @@ impl Requesters {
 fn smr_for(eid: EidPrefix, rloc: IpAddr, listen: &[IpAddr], nonce: u64) -> Message {
     let same_family = listen.iter().find(|ip| ip.is_ipv4() == rloc.is_ipv4());
     let own = same_family.or_else(|| listen.first()).copied();
+    let itr_rlocs = Vec::from([own.map_or(Address::NoAddress, Address::Ip)]);
+    let host = EidPrefix { instance_id: eid.instance_id, prefix: IpPrefix::host(eid.prefix.address()) };
     Message::MapRequest(MapRequest {
-        authoritative: false,
-        probe: false,
         smr: true,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
         no_map_reply: true,
-        nonce,
         source_eid: eid_address(eid),
-        itr_rlocs: Vec::from([own.map_or(Address::NoAddress, Address::Ip)]),
-        records: Vec::from([RequestRecord {
-            subscribe: false,
-            eid: EidPrefix { instance_id: eid.instance_id, prefix: IpPrefix::host(eid.prefix.address()) },
-        }]),
-        map_reply: None,
-        xtr: None,
+        ..MapRequest::new(nonce, itr_rlocs, host)
     })
 }
 

@@ -130,16 +130,7 @@ mod tests {
     }
 
     fn registered(n: u8) -> LocatorRecord {
-        LocatorRecord {
-            priority: 1,
-            weight: 100,
-            multicast_priority: 255,
-            multicast_weight: 0,
-            local: false,
-            probed: false,
-            reachable: true,
-            rloc: Address::Ip(rloc(n)),
-        }
+        LocatorRecord::new(Address::Ip(rloc(n)), 1, 100)
     }
 
     fn weight(n: u8, priority: u8, weight: u8) -> LocatorWeight {

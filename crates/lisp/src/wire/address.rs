@@ -161,6 +161,18 @@ impl Address {
 }
 
 impl EidPrefix {
+    /// Whether it holds all of `inner`, in the same instance.
+    #[must_use]
+    pub fn covers(&self, inner: &Self) -> bool {
+        self.instance_id == inner.instance_id && self.prefix.covers(&inner.prefix)
+    }
+
+    /// Whether one of the two covers the other.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
     /// Reads the AFI and address that follow a mask length.
     ///
     /// # Errors

@@ -43,6 +43,26 @@ const SUBSCRIBE: u8 = 0x80;
 const MAX_ITR_RLOCS: usize = 32;
 
 impl MapRequest {
+    /// A request for one prefix with no flag set; it names neither a source EID nor the xTR.
+    #[must_use]
+    pub fn new(nonce: u64, itr_rlocs: Vec<Address>, eid: EidPrefix) -> Self {
+        Self {
+            authoritative: false,
+            probe: false,
+            smr: false,
+            proxy_itr: false,
+            smr_invoked: false,
+            local_xtr: false,
+            no_map_reply: false,
+            nonce,
+            source_eid: Address::NoAddress,
+            itr_rlocs,
+            records: Vec::from([RequestRecord { subscribe: false, eid }]),
+            map_reply: None,
+            xtr: None,
+        }
+    }
+
     /// Octets after the end are ignored (RFC 9437 §4).
     pub(super) fn read(word: u32, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let nonce = r.u64("nonce")?;

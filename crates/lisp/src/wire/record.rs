@@ -134,6 +134,21 @@ impl EidRecord {
 }
 
 impl LocatorRecord {
+    /// A reachable locator for unicast: a multicast priority of 255 rules it out there.
+    #[must_use]
+    pub const fn new(rloc: Address, priority: u8, weight: u8) -> Self {
+        Self {
+            priority,
+            weight,
+            multicast_priority: 255,
+            multicast_weight: 0,
+            local: false,
+            probed: false,
+            reachable: true,
+            rloc,
+        }
+    }
+
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let [priority, weight, multicast_priority, multicast_weight] = r.array("locator priority")?;
         let flags = r.u16("locator flags")?;

@@ -51,9 +51,7 @@ impl Xtr {
     }
 
     fn own_record(&self, asked: &EidPrefix, probe: bool, asker: IpAddr) -> Option<EidRecord> {
-        let covers =
-            |own: &EidPrefix| own.instance_id == asked.instance_id && own.prefix.covers(&asked.prefix);
-        let candidates = self.registrar.local().values().filter(|e| covers(&e.eid));
+        let candidates = self.registrar.local().values().filter(|e| e.eid.covers(asked));
         let longest = candidates.max_by_key(|e| e.eid.prefix.length());
         let mut record = match longest {
             Some(local) => record(local, local.ttl, &self.config.rlocs),

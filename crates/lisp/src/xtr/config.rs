@@ -66,7 +66,7 @@ pub struct LocalEid {
 /// RLOC probing (RFC 9301 §7.1).
 #[derive(Clone, Copy, Debug)]
 pub struct ProbingConfig {
-    /// Time between two probes of a locator; `None` switches probing off.
+    /// Time between two probes of a locator, 20 ms at least; `None` switches probing off.
     pub interval: Option<Duration>,
     /// Unanswered probes in a row that make a locator down.
     pub down_after: u32,

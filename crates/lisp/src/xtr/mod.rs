@@ -3,7 +3,6 @@
 mod answer;
 mod config;
 mod output;
-mod outputs;
 mod probing;
 mod registration;
 mod request;
@@ -27,7 +26,7 @@ use crate::rate::{RateLimit, RateLimiter};
 use crate::saved::Kind;
 use crate::wire::{EidPrefix, Message};
 
-use outputs::Outputs;
+use output::Outputs;
 use probing::Prober;
 use registration::Registrar;
 use resolution::Resolver;
@@ -152,11 +151,8 @@ impl Xtr {
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.registrar.handle_timeout(now, &self.config, &mut self.out);
-        while let Some(eid) =
-            self.subscriptions.handle_timeout(now, &self.config, &mut self.random, &mut self.out)
-        {
-            self.release(now, eid);
-        }
+        let ended = self.subscriptions.handle_timeout(now, &self.config, &mut self.random, &mut self.out);
+        ended.into_iter().for_each(|eid| self.release(now, eid));
         let down = self.prober.handle_timeout(now, &self.config, &mut self.random, &mut self.out);
         down.into_iter().for_each(|rloc| self.locator_changed(rloc));
         self.wake_map_cache(now);

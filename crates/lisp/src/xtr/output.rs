@@ -4,8 +4,9 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use super::config::LocalEid;
-use crate::machine::{Counter, Persist, Transmit};
+use crate::machine;
 use crate::mapping::TableDelta;
+use crate::outputs;
 use crate::wire::EidPrefix;
 
 /// A request of the data path or the operator.
@@ -94,19 +95,10 @@ pub enum Event {
 }
 
 /// What comes out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send this.
-    Transmit(Transmit),
-    /// Store this.
-    Persist(Persist),
-    /// Change the data path.
-    Table(TableDelta),
-    /// Tell this.
-    Event(Event),
-    /// Count this.
-    Counter(Counter),
-}
+pub type Output = machine::Output<Event, TableDelta>;
+
+/// Where it is queued.
+pub(super) type Outputs = outputs::Outputs<Event, TableDelta>;
 
 /// A locator as probing sees it, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

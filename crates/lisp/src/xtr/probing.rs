@@ -8,17 +8,19 @@ use core::time::Duration;
 use codec::Instant;
 
 use super::config::{ProbingConfig, XtrConfig};
-use super::output::{Event, LocatorView};
-use super::outputs::Outputs;
+use super::output::{Event, LocatorView, Outputs};
 use super::request::map_request;
+use crate::backoff::doubled;
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;
-use crate::rtt::RttEstimator;
+use crate::rtt::{MIN_RTO, RttEstimator};
 use crate::timers::Timers;
 use crate::wire::{CONTROL_PORT, EidPrefix, MapReply, Message};
 
 /// Probes of one locator that may be unanswered at a time.
 const OUTSTANDING: usize = 16;
+/// Shortest time between two probes of a locator, whatever is configured: what an answer needs at least.
+const MIN_INTERVAL: Duration = MIN_RTO;
 
 #[derive(Clone, Debug)]
 struct Probed {
@@ -63,7 +65,7 @@ impl Probed {
         self.flaps = if soon { self.flaps.saturating_add(1) } else { 0 };
         let hold = match self.flaps {
             0 => Duration::ZERO,
-            n => config.hold_down.saturating_mul(1 << (n - 1).min(16)).min(config.max_hold_down),
+            n => doubled(config.hold_down, n - 1, config.max_hold_down),
         };
         self.hold_until = now + hold;
         true
@@ -141,7 +143,8 @@ impl Prober {
     ) -> Vec<IpAddr> {
         let mut down = Vec::new();
         let Some(interval) = config.probing.interval else { return down };
-        while let Some(rloc) = self.timers.pop_due(now) {
+        let interval = interval.max(MIN_INTERVAL);
+        for rloc in self.timers.take_due(now) {
             let Some(probed) = self.locators.get_mut(&rloc) else { continue };
             let patience = interval.max(probed.rtt.rto());
             while probed.outstanding.front().is_some_and(|(_, at)| now.saturating_since(*at) >= patience) {
@@ -160,9 +163,7 @@ impl Prober {
                 request.itr_rlocs.sort_by_key(|a| a.ip().is_some_and(|ip| ip.is_ipv4() != rloc.is_ipv4()));
                 out.send(SocketAddr::new(rloc, CONTROL_PORT), &Message::MapRequest(request));
             }
-            // Up to an eighth earlier, so that gateways that started together do not stay in step.
-            let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-            let early = Duration::from_nanos(random.below(nanos / 8));
+            let early = random.jitter(interval);
             self.timers.set(rloc, Some(now + interval.saturating_sub(early)));
         }
         down

@@ -8,9 +8,9 @@ use core::time::Duration;
 use codec::{DecodeError, Instant, Reader, Writer};
 
 use super::config::{LocalEid, MapServerPeer, XtrConfig};
-use super::output::{Event, MapServerView};
-use super::outputs::Outputs;
+use super::output::{Event, MapServerView, Outputs};
 use crate::auth::{VerifiedMessage, verify};
+use crate::backoff::{Attempts, Backoff};
 use crate::machine::Counter;
 use crate::nonce::{NonceGenerator, ReservedNonce};
 use crate::saved::{self, Kind};
@@ -26,9 +26,8 @@ const QUICK_PERIOD: Duration = Duration::from_secs(20);
 const QUICK_FOR: Duration = Duration::from_secs(300);
 /// Changes that come faster go out together.
 const MIN_SPACING: Duration = Duration::from_millis(200);
-/// First and longest wait for the Map-Notify (RFC 9301 §5.7).
-const MIN_WAIT: Duration = Duration::from_secs(1);
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Waits for the Map-Notify (RFC 9301 §5.7).
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(60));
 /// After this without a Map-Notify the Map-Server has dropped the registration.
 const LOST_AFTER: Duration = Duration::from_secs(180);
 /// 576 octets (RFC 9301 §5) less IPv4, UDP, header, nonce, MAC, xTR-ID and Site-ID.
@@ -51,7 +50,7 @@ struct Server {
     withdrawing: BTreeMap<EidPrefix, LocalEid>,
     round: Vec<Chunk>,
     round_at: Option<Instant>,
-    tries: u32,
+    attempts: Attempts,
     retry_at: Option<Instant>,
     next_round: Option<Instant>,
     confirmed_at: Option<Instant>,
@@ -86,7 +85,7 @@ impl Registrar {
             withdrawing: BTreeMap::new(),
             round: Vec::new(),
             round_at: None,
-            tries: 0,
+            attempts: Attempts::NONE,
             retry_at: None,
             next_round: None,
             confirmed_at: None,
@@ -177,7 +176,7 @@ impl Registrar {
         let leaving = server.withdrawing.values().map(|e| (e.merge, record(e, 0, &config.rlocs)));
         server.round = chunks(present.chain(leaving));
         server.round_at = Some(now);
-        server.tries = 0;
+        server.attempts = Attempts::NONE;
         // With nothing left to say the rounds end.
         let more = !server.round.is_empty();
         server.next_round = more.then(|| now + period);
@@ -212,9 +211,8 @@ impl Registrar {
             out.send_signed(destination, Message::MapRegister(register), &server.peer.key);
         }
         let waiting = server.round.iter().any(|c| !c.acknowledged);
-        let wait = (MIN_WAIT * (1 << server.tries.min(6))).min(MAX_WAIT);
+        let wait = server.attempts.next(&BACKOFF);
         server.retry_at = waiting.then(|| now + wait);
-        server.tries += 1;
     }
 
     /// Takes a Map-Notify if it acknowledges a registration; `false` if it is something else.
@@ -273,14 +271,8 @@ impl Registrar {
 /// A local prefix as a record with all own locators.
 pub(super) fn record(local: &LocalEid, ttl: u32, rlocs: &[IpAddr]) -> EidRecord {
     let locator = |rloc: &IpAddr| LocatorRecord {
-        priority: local.priority,
-        weight: local.weight,
-        multicast_priority: 255,
-        multicast_weight: 0,
         local: true,
-        probed: false,
-        reachable: true,
-        rloc: Address::Ip(*rloc),
+        ..LocatorRecord::new(Address::Ip(*rloc), local.priority, local.weight)
     };
     EidRecord {
         ttl,

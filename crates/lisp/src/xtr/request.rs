@@ -1,33 +1,17 @@
 //! Map-Requests as an ITR sends them.
 
-use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 use super::config::XtrConfig;
-use super::outputs::Outputs;
+use super::output::Outputs;
 use crate::machine::Counter;
-use crate::wire::{
-    Address, CONTROL_PORT, EidPrefix, EncapsulatedControlMessage, MapRequest, Message, RequestRecord,
-};
+use crate::wire::{Address, CONTROL_PORT, EidPrefix, EncapsulatedControlMessage, MapRequest, Message};
 
 /// A Map-Request for one prefix without any flag.
 pub(super) fn map_request(config: &XtrConfig, eid: EidPrefix, nonce: u64) -> MapRequest {
-    MapRequest {
-        authoritative: false,
-        probe: false,
-        smr: false,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
-        no_map_reply: false,
-        nonce,
-        source_eid: Address::NoAddress,
-        itr_rlocs: config.rlocs.iter().copied().map(Address::Ip).collect(),
-        records: Vec::from([RequestRecord { subscribe: false, eid }]),
-        map_reply: None,
-        // Tells the Map-Server whose weights to answer with; not a proof of anything.
-        xtr: Some(config.identity),
-    }
+    let itr_rlocs = config.rlocs.iter().copied().map(Address::Ip).collect();
+    // The identity tells the Map-Server whose weights to answer with; it is not a proof of anything.
+    MapRequest { xtr: Some(config.identity), ..MapRequest::new(nonce, itr_rlocs, eid) }
 }
 
 /// Sends a Map-Request to a Map-Resolver (RFC 9301 §5.8); `attempt` walks through the configured ones.

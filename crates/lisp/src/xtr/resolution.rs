@@ -1,13 +1,15 @@
 //! Asking the mapping system (RFC 9301 §5.3): for a miss, before expiry, and after an SMR.
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use codec::Instant;
 
 use super::config::XtrConfig;
-use super::outputs::Outputs;
+use super::output::Outputs;
 use super::request::{map_request, send_to_resolver};
+use crate::backoff::{Attempts, Backoff};
 use crate::machine::Counter;
 use crate::nonce::NonceGenerator;
 use crate::rate::{RateLimit, RateLimiter};
@@ -16,6 +18,9 @@ use crate::wire::EidPrefix;
 
 /// RFC 9301 §5.3: at most one Map-Request per second for one prefix.
 const REQUEST_RATE: RateLimit = RateLimit { burst: 1, interval: Duration::from_secs(1) };
+/// Waits for an answer.
+const BACKOFF: Backoff =
+    Backoff { first: REQUEST_RATE.interval, longest: Duration::from_secs(8), at_same: 3 };
 /// Unanswered requests before a pause (RFC 9301 §5.3).
 const MAX_TRIES: u32 = 10;
 /// The pause.
@@ -40,8 +45,29 @@ pub(super) enum Reason {
 struct Pending {
     reason: Reason,
     nonces: VecDeque<u64>,
-    tries: u32,
+    attempts: Attempts,
     paused: bool,
+    /// An SMR has cut a pause short, and none was kept since.
+    cut_short: bool,
+}
+
+impl Pending {
+    fn new(reason: Reason) -> Self {
+        let (nonces, attempts) = (VecDeque::new(), Attempts::NONE);
+        Self { reason, nonces, attempts, paused: false, cut_short: false }
+    }
+
+    /// An SMR says that there is something new, so it does not wait for the timer and has all attempts before it;
+    /// whether it may. SMRs are not authenticated: while they come, every other pause is kept, and what is asked about
+    /// because of one already is not asked more often for another.
+    fn begin_round_for_smr(&mut self) -> bool {
+        let may = if self.paused { !self.cut_short } else { self.reason != Reason::Smr };
+        if may {
+            self.cut_short |= self.paused;
+            (self.reason, self.attempts, self.paused) = (Reason::Smr, Attempts::NONE, false);
+        }
+        may
+    }
 }
 
 /// What became of a question that was due.
@@ -88,16 +114,14 @@ impl Resolver {
     ) {
         let full = self.pending.len() >= self.max_pending;
         match self.pending.get_mut(&eid) {
-            // A newer reason outlives a miss, and an SMR does not wait for the timer.
-            Some(pending) if reason == Reason::Smr && pending.reason != Reason::Smr => {
-                pending.reason = reason;
-                pending.paused = false;
+            Some(pending) => {
+                if reason != Reason::Smr || !pending.begin_round_for_smr() {
+                    return;
+                }
             }
-            Some(_) => return,
             None if full => return out.count(Counter::TableFull),
             None => {
-                let pending = Pending { reason, nonces: VecDeque::new(), tries: 0, paused: false };
-                self.pending.insert(eid, pending);
+                self.pending.insert(eid, Pending::new(reason));
             }
         }
         self.send(now, eid, config, random, out);
@@ -111,15 +135,14 @@ impl Resolver {
         random: &mut NonceGenerator,
         out: &mut Outputs,
     ) {
-        if !self.rate.allow(now, eid) {
-            let at = self.rate.ready_at(now, eid).max(now + Duration::from_millis(1));
-            return self.timers.set(eid, Some(at));
+        if let Err(at) = self.rate.take(now, eid) {
+            return self.timers.set(eid, at);
         }
         let Some(pending) = self.pending.get_mut(&eid) else { return };
         let nonce = random.next_u64();
         pending.nonces.push_back(nonce);
-        pending.tries += 1;
-        if pending.tries > 1 {
+        let wait = pending.attempts.next(&BACKOFF);
+        if pending.attempts.made() > 1 {
             self.attempt = self.attempt.wrapping_add(1);
         }
         self.asked.insert(nonce, eid);
@@ -129,7 +152,6 @@ impl Resolver {
         }
         let mut request = map_request(config, eid, nonce);
         request.smr_invoked = pending.reason == Reason::Smr;
-        let wait = REQUEST_RATE.interval * (1 << (pending.tries.saturating_sub(1) / 3).min(3));
         self.timers.set(eid, Some(now + wait));
         send_to_resolver(config, request, eid, self.attempt, out);
     }
@@ -153,27 +175,28 @@ impl Resolver {
         self.timers.first()
     }
 
-    /// Repeats the next question that is due; the caller deals with what comes back until there is nothing.
+    /// Repeats the questions that are due, and tells what became of them.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         config: &XtrConfig,
         random: &mut NonceGenerator,
         out: &mut Outputs,
-    ) -> Option<Outcome> {
-        while let Some(eid) = self.timers.pop_due(now) {
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for eid in self.timers.take_due(now) {
             let Some(pending) = self.pending.get_mut(&eid) else { continue };
             if pending.paused {
                 if pending.reason == Reason::Miss {
                     self.close(&eid);
                     continue;
                 }
-                pending.paused = false;
-                pending.tries = 0;
+                (pending.paused, pending.cut_short, pending.attempts) = (false, false, Attempts::NONE);
                 self.send(now, eid, config, random, out);
-                return Some(Outcome::Resumed(eid));
+                outcomes.push(Outcome::Resumed(eid));
+                continue;
             }
-            if pending.tries < MAX_TRIES {
+            if pending.attempts.made() < MAX_TRIES {
                 self.send(now, eid, config, random, out);
                 continue;
             }
@@ -182,9 +205,9 @@ impl Resolver {
             self.timers.set(eid, Some(now + PAUSE));
             out.count(Counter::Unanswered);
             if miss {
-                return Some(Outcome::Unanswered(eid));
+                outcomes.push(Outcome::Unanswered(eid));
             }
         }
-        None
+        outcomes
     }
 }

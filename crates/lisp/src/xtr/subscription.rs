@@ -7,9 +7,9 @@ use core::time::Duration;
 use codec::{DecodeError, Instant, Reader};
 
 use super::config::XtrConfig;
-use super::output::{Event, SubscriptionView};
-use super::outputs::Outputs;
+use super::output::{Event, Outputs, SubscriptionView};
 use super::request::{map_request, send_to_resolver};
+use crate::backoff::{Attempts, Backoff};
 use crate::machine::Counter;
 use crate::nonce::{NonceGenerator, ReservedNonce};
 use crate::rate::{RateLimit, RateLimiter};
@@ -19,9 +19,8 @@ use crate::wire::{Action, Address, EidPrefix, EidRecord, MapNotify};
 
 /// Time between two renewals; bounds how long a subscription that the Map-Server lost goes unnoticed.
 const RENEW_AFTER: Duration = Duration::from_secs(60);
-/// First and longest wait for an answer.
-const MIN_WAIT: Duration = Duration::from_secs(1);
-const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Waits for an answer.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(30));
 /// Wait after an answer that said no.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// Unanswered requests after which a subscription no longer counts as active.
@@ -38,8 +37,7 @@ struct Subscription {
     applied: u64,
     active: bool,
     leaving: bool,
-    /// Requests since the last answer.
-    tries: u32,
+    attempts: Attempts,
     /// Nonce of the first request since the last answer.
     asked_from: u64,
     /// When the last Map-Notify that answered a request came: it named every mapping of the subscription.
@@ -100,7 +98,7 @@ impl Subscriptions {
     ) {
         if let Some(same) = self.table.get_mut(&eid) {
             if same.leaving {
-                (same.leaving, same.tries) = (false, 0);
+                (same.leaving, same.attempts) = (false, Attempts::NONE);
                 self.timers.set(eid, Some(now));
             }
             return;
@@ -117,7 +115,7 @@ impl Subscriptions {
             applied: last,
             active: false,
             leaving: false,
-            tries: 0,
+            attempts: Attempts::NONE,
             asked_from: u64::MAX,
             complete_at: None,
         };
@@ -127,7 +125,7 @@ impl Subscriptions {
 
     pub(super) fn unsubscribe(&mut self, now: Instant, eid: EidPrefix) -> bool {
         let Some(subscription) = self.table.get_mut(&eid) else { return false };
-        (subscription.leaving, subscription.tries) = (true, 0);
+        (subscription.leaving, subscription.attempts) = (true, Attempts::NONE);
         self.timers.set(eid, Some(now));
         true
     }
@@ -152,21 +150,23 @@ impl Subscriptions {
         self.timers.first()
     }
 
-    /// Sends what is due; returns a subscription whose end was not confirmed but is not waited for any more.
+    /// Sends what is due; returns the subscriptions whose end was not confirmed but is not waited for any more.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
         config: &XtrConfig,
         random: &mut NonceGenerator,
         out: &mut Outputs,
-    ) -> Option<EidPrefix> {
-        while let Some(eid) = self.timers.pop_due(now) {
+    ) -> Vec<EidPrefix> {
+        let mut ended = Vec::new();
+        for eid in self.timers.take_due(now) {
             let Some(subscription) = self.table.get_mut(&eid) else { continue };
-            if subscription.leaving && subscription.tries >= MAX_UNSUBSCRIBES {
+            if subscription.leaving && subscription.attempts.made() >= MAX_UNSUBSCRIBES {
                 self.table.remove(&eid);
-                return Some(eid);
+                ended.push(eid);
+                continue;
             }
-            if subscription.active && subscription.tries == SILENT_TRIES {
+            if subscription.active && subscription.attempts.made() == SILENT_TRIES {
                 subscription.active = false;
                 out.count(Counter::Unanswered);
                 out.event(Event::NotSubscribed { eid });
@@ -174,7 +174,7 @@ impl Subscriptions {
             let wait = request(subscription, eid, config, random, out);
             self.timers.set(eid, Some(now + wait));
         }
-        None
+        ended
     }
 
     /// Judges a Map-Notify whose MAC is right.
@@ -187,7 +187,7 @@ impl Subscriptions {
             out.count(Counter::WrongEid);
             return Verdict::Ignore;
         };
-        if !notify.records.iter().all(|r| overlap(&eid, &r.eid)) {
+        if !notify.records.iter().all(|r| r.eid.overlaps(&eid)) {
             out.count(Counter::WrongEid);
             return Verdict::Ignore;
         }
@@ -212,7 +212,7 @@ impl Subscriptions {
         let mark = subscription.nonce.raise(notify.nonce);
         save(&eid, mark, out);
         if !subscription.leaving {
-            (subscription.tries, subscription.asked_from) = (0, u64::MAX);
+            (subscription.attempts, subscription.asked_from) = (Attempts::NONE, u64::MAX);
             self.timers.set(eid, Some(now + RENEW_AFTER));
             if !subscription.active {
                 subscription.active = true;
@@ -241,9 +241,8 @@ impl Subscriptions {
             out.event(Event::NotSubscribed { eid });
         }
         // Ends that somebody forges may come at any rate.
-        let at = self.triggered.ready_at(now, eid);
-        self.triggered.allow(now, eid);
-        self.timers.set(eid, Some(at));
+        let refused = self.triggered.take(now, eid).err();
+        self.timers.set(eid, refused.unwrap_or(Some(now)));
         Verdict::Ignore
     }
 
@@ -257,15 +256,19 @@ impl Subscriptions {
     ) -> Option<EidPrefix> {
         let asked = |s: &Subscription| (s.asked_from..=s.nonce.last()).contains(&nonce);
         let (&eid, subscription) = self.table.iter_mut().find(|(_, s)| asked(s))?;
-        (subscription.tries, subscription.asked_from) = (0, u64::MAX);
         subscription.active = false;
+        // Not authenticated, so no end; but the requests to end it go on as if there was no answer, and so do end.
+        if subscription.leaving {
+            return Some(eid);
+        }
+        (subscription.attempts, subscription.asked_from) = (Attempts::NONE, u64::MAX);
         out.event(Event::NotSubscribed { eid });
         self.timers.set(eid, Some(now + REFUSED_WAIT));
         Some(eid)
     }
 
     fn related(&self, eid: &EidPrefix) -> Option<(EidPrefix, &Subscription)> {
-        self.table.iter().find(|(own, _)| overlap(own, eid)).map(|(own, s)| (*own, s))
+        self.table.iter().find(|(own, _)| own.overlaps(eid)).map(|(own, s)| (*own, s))
     }
 
     pub(super) fn views(&self) -> Vec<SubscriptionView> {
@@ -289,10 +292,8 @@ fn request(
     random: &mut NonceGenerator,
     out: &mut Outputs,
 ) -> Duration {
-    let step = match subscription.tries {
-        tries if tries <= SILENT_TRIES => 0,
-        tries => 1u64 << tries.min(40),
-    };
+    let tries = subscription.attempts.made();
+    let step = if tries <= SILENT_TRIES { 0 } else { 1u64 << tries.min(40) };
     let skipped = subscription.nonce.last().saturating_add(step);
     save(&eid, subscription.nonce.raise(skipped), out);
     let (nonce, mark) = subscription.nonce.advance();
@@ -303,13 +304,10 @@ fn request(
     if subscription.leaving {
         request.itr_rlocs = Vec::from([Address::NoAddress]);
     }
-    let attempt = usize::try_from(subscription.tries).unwrap_or(0);
+    let attempt = usize::try_from(tries).unwrap_or(0);
     send_to_resolver(config, request, eid, attempt, out);
-    let wait = (MIN_WAIT * (1 << subscription.tries.min(5))).min(MAX_WAIT);
-    subscription.tries = subscription.tries.saturating_add(1);
-    // Up to an eighth more, so that gateways that lost the same Map-Server do not come back as one.
-    let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-    wait + Duration::from_nanos(random.below(nanos / 8))
+    let wait = subscription.attempts.next(&BACKOFF);
+    wait + random.jitter(wait)
 }
 
 fn save(eid: &EidPrefix, mark: Option<u64>, out: &mut Outputs) {
@@ -324,8 +322,4 @@ fn save(eid: &EidPrefix, mark: Option<u64>, out: &mut Outputs) {
 fn is_end(records: &[EidRecord]) -> bool {
     let end = |r: &EidRecord| r.locators.is_empty() && r.ttl != 0 && r.action == Action::DropAuthFailure;
     matches!(records, [record] if end(record))
-}
-
-fn overlap(a: &EidPrefix, b: &EidPrefix) -> bool {
-    a.instance_id == b.instance_id && (a.prefix.covers(&b.prefix) || b.prefix.covers(&a.prefix))
 }

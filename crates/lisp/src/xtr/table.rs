@@ -20,7 +20,7 @@ use crate::wire::{
 impl Xtr {
     /// A packet found no mapping in the data path.
     pub(super) fn resolve(&mut self, now: Instant, eid: EidPrefix) {
-        if !self.config.eid_space.iter().any(|space| covers(space, &eid)) {
+        if !self.config.eid_space.iter().any(|space| space.covers(&eid)) {
             return self.out.count(Counter::RefusedCommand);
         }
         if let Some((known, mapping)) = self.map_cache.covering(eid) {
@@ -61,13 +61,14 @@ impl Xtr {
         let Some(asked) = asked.or_else(refusal) else {
             return self.out.count(Counter::UnknownNonce);
         };
-        let Some(answer) = reply.records.iter().find(|r| answers(&r.eid, &asked)).map(|r| r.eid) else {
+        // RFC 9301 §5.4: the answer must cover what was asked. A prefix may be answered in parts.
+        let Some(answer) = reply.records.iter().find(|r| r.eid.overlaps(&asked)).map(|r| r.eid) else {
             return self.out.count(Counter::WrongEid);
         };
         let reason = self.resolver.close(&asked);
         let about = self.map_cache.covering(asked).map(|(eid, _)| eid);
         for record in &reply.records {
-            if !covers(&answer, &record.eid) && !covers(&asked, &record.eid) {
+            if !answer.covers(&record.eid) && !asked.covers(&record.eid) {
                 self.out.count(Counter::WrongEid);
                 continue;
             }
@@ -83,7 +84,7 @@ impl Xtr {
             }
             self.apply(now, &record, Origin::Request, None);
         }
-        if let Some(about) = about.filter(|about| reason == Some(Reason::Refresh) || covers(&answer, about)) {
+        if let Some(about) = about.filter(|about| reason == Some(Reason::Refresh) || answer.covers(about)) {
             self.drop_unconfirmed(now, about);
         }
         // A packet waits for it. An answer to a refresh is no use: mappings would keep themselves alive.
@@ -104,8 +105,8 @@ impl Xtr {
 
     /// A record wider than the EID space would hide behind the space's own entry in the data path.
     fn narrowed(&self, record: &EidRecord, asked: &EidPrefix) -> EidRecord {
-        let space = self.config.eid_space.iter().filter(|space| covers(space, asked));
-        let widest = space.filter(|space| covers(&record.eid, space)).max_by_key(|s| s.prefix.length());
+        let space = self.config.eid_space.iter().filter(|space| space.covers(asked));
+        let widest = space.filter(|space| record.eid.covers(space)).max_by_key(|s| s.prefix.length());
         EidRecord { eid: widest.copied().unwrap_or(record.eid), ..record.clone() }
     }
 
@@ -227,30 +228,21 @@ impl Xtr {
     }
 
     pub(super) fn wake_resolver(&mut self, now: Instant) {
-        loop {
-            match self.resolver.handle_timeout(now, &self.config, &mut self.random, &mut self.out) {
-                None => return,
-                Some(Outcome::Unanswered(eid)) => self.out.event(Event::Unresolved { eid }),
-                Some(Outcome::Resumed(eid)) if self.map_cache.covering(eid).is_none() => {
+        let outcomes = self.resolver.handle_timeout(now, &self.config, &mut self.random, &mut self.out);
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Unanswered(eid) => self.out.event(Event::Unresolved { eid }),
+                Outcome::Resumed(eid) if self.map_cache.covering(eid).is_none() => {
                     self.resolver.close(&eid);
                 }
-                Some(Outcome::Resumed(_)) => {}
+                Outcome::Resumed(_) => {}
             }
         }
     }
 }
 
-fn covers(outer: &EidPrefix, inner: &EidPrefix) -> bool {
-    outer.instance_id == inner.instance_id && outer.prefix.covers(&inner.prefix)
-}
-
 const fn denies(action: Action) -> bool {
     matches!(action, Action::DropPolicyDenied | Action::DropAuthFailure)
-}
-
-/// RFC 9301 §5.4: the answer must cover what was asked. A prefix may be answered in parts.
-fn answers(answer: &EidPrefix, asked: &EidPrefix) -> bool {
-    covers(answer, asked) || covers(asked, answer)
 }
 
 fn eid_of(address: &Address) -> Option<EidPrefix> {

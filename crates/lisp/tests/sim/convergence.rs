@@ -297,13 +297,15 @@ fn a_miss_is_asked_about_ten_times_and_then_left_alone() {
     assert!(world.gateways[&GATEWAY].events.iter().any(|(_, e)| matches!(e, xtr::Event::Unresolved { .. })));
 }
 
-#[test]
-fn probes_every_100_ms_find_a_dead_locator_in_half_a_second() {
-    let mut world = backbone(16);
+fn probing_every_100_ms(seed: u64) -> World {
     let mut config = gateway_config(11);
     config.probing.interval = Some(millis(100));
-    world.start_xtr(GATEWAY, config);
-    world.run(secs(5));
+    settled_with(seed, config)
+}
+
+#[test]
+fn probes_every_100_ms_find_a_dead_locator_in_half_a_second() {
+    let mut world = probing_every_100_ms(16);
     for _ in 0..4 {
         world.unreachable.push(EDGES[2]);
         world.run(millis(500));
@@ -318,11 +320,7 @@ fn probes_every_100_ms_find_a_dead_locator_in_half_a_second() {
 /// A locator that comes and goes is not believed at once any more.
 #[test]
 fn a_flapping_locator_stays_down_longer_each_time() {
-    let mut world = backbone(17);
-    let mut config = gateway_config(11);
-    config.probing.interval = Some(millis(100));
-    world.start_xtr(GATEWAY, config);
-    world.run(secs(5));
+    let mut world = probing_every_100_ms(17);
     let mut downtimes = Vec::new();
     for _ in 0..5 {
         world.unreachable.push(EDGES[2]);

@@ -154,21 +154,10 @@ fn a_retransmitted_registration_is_acknowledged_again() {
 
 /// A subscription of the gateway's that somebody else sends, with a nonce that the Map-Server will take.
 fn forged_subscription(world: &World, itr_rloc: lisp::wire::Address) -> Datagram {
-    let request = lisp::wire::MapRequest {
-        authoritative: false,
-        probe: false,
-        smr: false,
-        proxy_itr: false,
-        smr_invoked: false,
-        local_xtr: false,
-        no_map_reply: false,
-        nonce: world.servers[&SERVER].subscriptions()[0].nonce + 1000,
-        source_eid: lisp::wire::Address::NoAddress,
-        itr_rlocs: vec![itr_rloc],
-        records: vec![lisp::wire::RequestRecord { subscribe: true, eid: service() }],
-        map_reply: None,
-        xtr: Some(identity(11)),
-    };
+    let nonce = world.servers[&SERVER].subscriptions()[0].nonce + 1000;
+    let mut request = lisp::wire::MapRequest::new(nonce, vec![itr_rloc], service());
+    request.records[0].subscribe = true;
+    request.xtr = Some(identity(11));
     let from = std::net::SocketAddr::new(THIEF, 4342);
     let bytes = lisp::wire::Message::MapRequest(request).encode().unwrap();
     Datagram { from, to: std::net::SocketAddr::new(SERVER, 4342), bytes }
@@ -212,34 +201,20 @@ fn a_forged_end_of_a_subscription_is_undone() {
 /// RFC 9301 §6.1: an SMR is not authenticated; all it can cause is one request in 3 s, and none for what is not used.
 #[test]
 fn a_flood_of_smrs_causes_one_request_in_three_seconds() {
-    let mut world = backbone(28);
-    let mut config = puller_config();
-    config.probing.interval = None;
-    world.start_xtr(GATEWAY, config);
-    world.run(secs(2));
+    let mut world = puller(28);
     world.command(GATEWAY, lisp::xtr::Command::Resolve { eid: service() });
     world.run(secs(2));
     let before = (state(&world), world.tap.len());
     for n in 0..1000u64 {
         let about = if n % 2 == 0 { ip(10, 100, 0, 1) } else { ip(10, 100, 9, 9) };
-        let thief = lisp::wire::Address::Ip(ip(192, 0, 2, 66));
         let smr = lisp::wire::MapRequest {
-            authoritative: false,
-            probe: false,
             smr: true,
-            proxy_itr: false,
-            smr_invoked: false,
-            local_xtr: false,
             no_map_reply: true,
-            nonce: n,
             source_eid: lisp::wire::Address::Ip(about),
-            itr_rlocs: vec![thief],
-            records: vec![lisp::wire::RequestRecord { subscribe: false, eid: service() }],
-            map_reply: None,
-            xtr: None,
+            ..lisp::wire::MapRequest::new(n, vec![lisp::wire::Address::Ip(THIEF)], service())
         };
         let bytes = lisp::wire::Message::MapRequest(smr).encode().unwrap();
-        let from = std::net::SocketAddr::new(ip(192, 0, 2, 66), 4342);
+        let from = std::net::SocketAddr::new(THIEF, 4342);
         world.inject(Datagram { from, to: std::net::SocketAddr::new(GATEWAY, 4342), bytes });
         world.run(millis(10));
     }

@@ -1,6 +1,6 @@
 //! The paper's topology: a client gateway, three edge gateways, one Map-Server.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lisp::auth::{Algorithm, Key};
@@ -8,10 +8,12 @@ use lisp::map_cache::MapCacheConfig;
 use lisp::map_server::{
     AllowedPrefix, Command, Limits, LocatorWeight, MapServerConfig, NonceCheck, Site, Subscriber,
 };
-use lisp::wire::{EidPrefix, InstanceId, SiteId, XtrId, XtrIdentity};
+use lisp::wire::{
+    Address, CONTROL_PORT, EidPrefix, InstanceId, MapRequest, Message, SiteId, XtrId, XtrIdentity,
+};
 use lisp::xtr::{LocalEid, MapServerPeer, ProbingConfig, XtrConfig};
 
-use crate::world::World;
+use crate::world::{Datagram, World};
 
 pub(crate) const SERVER: IpAddr = ip(10, 0, 0, 10);
 pub(crate) const GATEWAY: IpAddr = ip(10, 0, 1, 1);
@@ -130,9 +132,24 @@ pub(crate) fn backbone(seed: u64) -> World {
 
 /// Everything, settled.
 pub(crate) fn settled(seed: u64) -> World {
+    settled_with(seed, gateway_config(11))
+}
+
+/// Everything, settled, with a gateway of another configuration.
+pub(crate) fn settled_with(seed: u64, config: XtrConfig) -> World {
     let mut world = backbone(seed);
-    world.start_xtr(GATEWAY, gateway_config(11));
+    world.start_xtr(GATEWAY, config);
     world.run(secs(5));
+    world
+}
+
+/// Everything, with a gateway that only asks and does not probe; it has not asked yet.
+pub(crate) fn puller(seed: u64) -> World {
+    let mut world = backbone(seed);
+    let mut config = puller_config();
+    config.probing.interval = None;
+    world.start_xtr(GATEWAY, config);
+    world.run(secs(2));
     world
 }
 
@@ -147,6 +164,19 @@ pub(crate) fn weights_for(gateway: Option<XtrIdentity>, values: &[(usize, u8, u8
         weight: *weight,
     };
     Command::SetWeights { eid: service(), gateway, locators: values.iter().map(locator).collect() }
+}
+
+/// A Solicit-Map-Request about the service, to the gateway.
+pub(crate) fn smr(from: IpAddr) -> Datagram {
+    let request = MapRequest {
+        smr: true,
+        no_map_reply: true,
+        source_eid: Address::Ip(service().prefix.address()),
+        ..MapRequest::new(1, vec![Address::Ip(from)], service())
+    };
+    let bytes = Message::MapRequest(request).encode().unwrap();
+    let at = |ip| SocketAddr::new(ip, CONTROL_PORT);
+    Datagram { from: at(from), to: at(GATEWAY), bytes }
 }
 
 /// Priority, weight and usability of every locator that a gateway has for the service.

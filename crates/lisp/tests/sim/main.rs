@@ -5,4 +5,5 @@ mod convergence;
 mod forgery;
 mod lab;
 mod regression;
+mod timers;
 mod world;

@@ -2,7 +2,7 @@
 
 use lisp::machine::Counter;
 use lisp::mapping::TableDelta;
-use lisp::wire::{Action, Message};
+use lisp::wire::{Action, Address, MapRequest, Message};
 use lisp::xtr::{self, XtrConfig};
 
 use crate::lab::*;
@@ -16,15 +16,6 @@ fn replies_to(world: &World, to: std::net::IpAddr) -> Vec<lisp::wire::MapReply> 
     let sent = world.tap.iter().filter(|(_, d)| d.to.ip() == to);
     let decoded = sent.map(|(_, d)| Message::decode(&d.bytes).unwrap());
     decoded.filter_map(|m| if let Message::MapReply(r) = m { Some(r) } else { None }).collect()
-}
-
-fn puller(seed: u64) -> World {
-    let mut world = backbone(seed);
-    let mut config = puller_config();
-    config.probing.interval = None;
-    world.start_xtr(GATEWAY, config);
-    world.run(secs(2));
-    world
 }
 
 /// D7: an SMR whose request is never answered must not cost the mapping.
@@ -288,4 +279,119 @@ fn ipv6_eids_over_ipv4_locators() {
     world.command(GATEWAY, xtr::Command::Resolve { eid: eid("2001:db8:1::81/128") });
     world.run(secs(1));
     assert_eq!(world.gateways[&GATEWAY].table.len(), 2);
+}
+
+/// Anybody can ask in more names than the server tracks the rate of; that neither stops it nor costs anybody the SMR.
+#[test]
+fn more_requesters_than_tracked_peers_are_all_told() {
+    let mut world = World::new(44);
+    let mut config = server_config();
+    config.limits.max_peers = 4;
+    world.start_server(SERVER, config);
+    for n in 0..10 {
+        let from = std::net::SocketAddr::new(ip(10, 7, 0, n), 4342);
+        let request = MapRequest::new(7, vec![Address::Ip(from.ip())], service());
+        let bytes = Message::MapRequest(request).encode().unwrap();
+        world.inject(Datagram { from, to: std::net::SocketAddr::new(SERVER, 4342), bytes });
+        world.run(secs(1));
+    }
+    world.start_xtr(EDGES[0], edge_config(1));
+    world.run(secs(20));
+    let smrs = world.tap.iter().filter(|(_, d)| d.from.ip() == SERVER && d.bytes[0] >> 4 == 1);
+    let told: std::collections::BTreeSet<_> = smrs.map(|(_, d)| d.to.ip()).collect();
+    assert_eq!(told.len(), 10);
+}
+
+/// The subscribers are configured: made-up peers do not take their places, nor does their number.
+#[test]
+fn more_subscribers_than_tracked_peers_are_all_published_to() {
+    let mut world = World::new(45);
+    let mut config = server_config();
+    config.limits.max_peers = 1;
+    world.start_server(SERVER, config);
+    world.start_xtr(EDGES[0], edge_config(1));
+    for n in [11, 12] {
+        world.start_xtr(gateway_config(n).rlocs[0], gateway_config(n));
+        world.run(secs(5));
+    }
+    world.control(SERVER, weights(&[(1, 1, 5)]));
+    world.run(millis(20));
+    for n in [11, 12] {
+        assert_eq!(weights_of(&world, gateway_config(n).rlocs[0]), [5]);
+    }
+}
+
+#[test]
+fn a_server_that_may_not_publish_still_answers() {
+    let mut world = World::new(46);
+    let mut config = server_config();
+    config.limits.map_notify.burst = 0;
+    world.start_server(SERVER, config);
+    world.start_xtr(EDGES[0], edge_config(1));
+    world.start_xtr(GATEWAY, gateway_config(11));
+    world.run(secs(5));
+    world.command(GATEWAY, xtr::Command::Resolve { eid: service() });
+    world.run(secs(60));
+    assert_eq!(weights_of(&world, GATEWAY), [100]);
+}
+
+/// A Map-Server that does not know the xTR answers its unsubscriptions with refusals, never with their end.
+#[test]
+fn a_refused_unsubscription_ends() {
+    let mut world = backbone(47);
+    world.start_xtr(GATEWAY, XtrConfig { identity: identity(99), ..gateway_config(11) });
+    world.run(secs(10));
+    let asked = world.tap.len();
+    world.command(GATEWAY, xtr::Command::Unsubscribe { eid: service() });
+    world.run(secs(60));
+    assert!(world.xtrs[&GATEWAY].subscriptions().is_empty());
+    world.run(secs(3600));
+    let sent = world.tap[asked..].iter().filter(|(_, d)| d.from.ip() == GATEWAY && d.to.ip() == SERVER);
+    assert_eq!(sent.count(), 5);
+}
+
+/// Seconds at which the gateway asks about the service that it uses, while nobody can answer and SMRs come at some of
+/// them.
+fn asked_without_answer(seed: u64, until: u64, smrs: impl Fn(u64) -> bool) -> (World, Vec<u64>) {
+    let mut world = puller(seed);
+    world.command(GATEWAY, xtr::Command::Resolve { eid: service() });
+    world.run(secs(2));
+    world.unreachable.push(GATEWAY);
+    let start = world.now;
+    for second in 0..until {
+        world.command(GATEWAY, xtr::Command::Used { eid: service() });
+        if smrs(second) {
+            world.inject(smr(SERVER));
+            world.step();
+        }
+        world.run(secs(1));
+    }
+    let asked = world.tap.iter().filter(|(at, d)| d.from.ip() == GATEWAY && *at >= start);
+    let at = asked.map(|(at, _)| at.saturating_since(start).as_secs()).collect();
+    (world, at)
+}
+
+/// An SMR in the pause after ten requests is asked about like any other, not once with another pause behind it.
+#[test]
+fn an_smr_in_the_pause_begins_a_new_round() {
+    // The first of ten requests within 29 s is the refresh before the TTL of a minute ends.
+    let (mut world, asked) = asked_without_answer(48, 100, |second| second == 90);
+    assert!(asked.iter().all(|at| !(74..90).contains(at)), "a pause: {asked:?}");
+    let round: Vec<u64> = asked.into_iter().filter(|at| *at >= 90).collect();
+    assert_eq!(round, [90, 91, 92, 93, 95, 97, 99]);
+    world.unreachable.clear();
+    world.control(SERVER, weights(&[(1, 1, 9), (2, 1, 9), (3, 1, 9)]));
+    world.run(secs(10));
+    assert_eq!(weights_of(&world, GATEWAY), [9; 3]);
+}
+
+/// RFC 9301 §5.3: one request in a second at most, and pauses. SMRs can cut short every other one.
+#[test]
+fn a_flood_of_smrs_does_not_take_the_pauses_away() {
+    let (_, asked) = asked_without_answer(49, 900, |_| true);
+    let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| *gap >= 1));
+    let rounds = gaps.split(|gap| *gap >= 30);
+    let sizes: Vec<usize> = rounds.map(|gaps| gaps.len() + 1).collect();
+    assert!(sizes.len() >= 8 && sizes.iter().all(|size| *size <= 20), "{sizes:?} requests between pauses");
 }

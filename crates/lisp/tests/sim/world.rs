@@ -146,7 +146,8 @@ impl World {
         servers.chain(xtrs).map(|at| at.max(self.now)).chain(queue).min()
     }
 
-    fn step(&mut self) {
+    /// Everything that is due now.
+    pub(crate) fn step(&mut self) {
         let now = self.now;
         while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= now) {
             let datagram = entry.remove();

@@ -182,33 +182,18 @@ impl ServiceCore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, LoadSource, Source};
-    use lisp::wire::InstanceId;
-
-    fn service() -> Service {
-        let edge = |(i, capacity): (u8, f64)| config::Edge {
-            name: format!("edge{i}"),
-            rloc: IpAddr::from([10, 0, i + 1, 1]),
-            capacity,
-        };
-        Service {
-            name: "web".into(),
-            eid: EidPrefix { instance_id: InstanceId(0), prefix: "10.100.0.1/32".parse().unwrap() },
-            gateway: Some("client-gateway".into()),
-            dead_band: 0.01,
-            source: Source {
-                kind: LoadSource::Gateway,
-                url: "http://127.0.0.1:1".into(),
-                token: None,
-                max_age: Duration::from_secs(5),
-                timeout: Duration::from_millis(500),
-            },
-            edges: [(1, 400.0), (2, 800.0), (3, 1600.0)].map(edge).to_vec(),
-        }
-    }
+    use crate::config::{LoadSource, Source};
+    use crate::controller::tests::service;
 
     fn core() -> ServiceCore {
-        ServiceCore::new(&service(), Duration::ZERO).unwrap()
+        let source = Source {
+            kind: LoadSource::Gateway,
+            url: "http://127.0.0.1:1".into(),
+            token: None,
+            max_age: Duration::from_secs(5),
+            timeout: Duration::from_millis(500),
+        };
+        ServiceCore::new(&service(source), Duration::ZERO).unwrap()
     }
 
     fn load(rps: f64) -> Measurement {

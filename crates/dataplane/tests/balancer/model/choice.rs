@@ -19,11 +19,12 @@ impl State {
         let hash = flow_hash_from(self.node.seed, &flow);
         let current = self.named(vip.table, vip.size, hash);
         let previous = self.named(vip.previous_table, vip.previous_size, hash);
-        let moved = vip.previous_size > 0 && previous != current;
-        let previous = previous.filter(|index| moved && self.usable(*index));
+        let drains = vip.previous_size > 0;
+        let moved = |index: &u32| drains && Some(*index) != current && self.usable(*index);
+        let previous = previous.filter(moved);
         let remembers = vip.flags & VIP_FLOW_TABLE != 0;
 
-        let known = (!first && (remembers || moved)).then(|| self.known(&flow)).flatten();
+        let known = if first || !(remembers || drains) { None } else { self.known(&flow, vip, remembers) };
         let (backend, reason, remember) = match (known, previous) {
             (Some(known), _) => (known, BalancerReason::ForwardedFlow, false),
             (None, Some(previous)) if !first => (previous, BalancerReason::ForwardedPrevious, remembers),
@@ -33,11 +34,14 @@ impl State {
                 }
                 let current =
                     current.filter(|index| self.usable(*index)).ok_or(BalancerReason::DropNoBackend)?;
-                // Without a flow table: a first packet whose successors would go to the previous backend.
-                (current, BalancerReason::Forwarded, remembers || moved && first)
+                // Without a flow table: a first packet, so that what is not remembered is older than the drain.
+                (current, BalancerReason::Forwarded, remembers || drains && first)
             }
         };
-        let value = || BalancedFlowValue { backend, serial: self.backend(backend).serial };
+        let value = || {
+            let serial = self.backend(backend).serial;
+            BalancedFlowValue { backend, serial, drain: vip.drain, pad: 0 }
+        };
         let remembered = (remember && !quoted).then(|| (flow, value()));
         Ok(Choice { vip: vip.id, backend, reason, remembered })
     }
@@ -57,9 +61,9 @@ impl State {
         self.backend(index).flags & BACKEND_USABLE != 0
     }
 
-    /// Where the flow is remembered, if that backend is still the same and usable.
-    fn known(&self, flow: &FlowKey) -> Option<u32> {
-        let remembered = self.flows.get(flow)?;
+    /// Where the flow is remembered, since this drain began or for good, if that backend is still the same and usable.
+    fn known(&self, flow: &FlowKey, vip: &VipValue, for_good: bool) -> Option<u32> {
+        let remembered = self.flows.get(flow).filter(|flow| for_good || flow.drain == vip.drain)?;
         let same = self.backend(remembered.backend).serial == remembered.serial;
         (same && self.usable(remembered.backend)).then_some(remembered.backend)
     }

@@ -122,20 +122,36 @@ impl State {
         })
     }
 
+    /// A value that is not whole is being replaced, and stays so as long as a test looks.
+    fn entry(&self, key: VipKey) -> Result<Option<&VipValue>, BalancerReason> {
+        match self.vips.get(&key) {
+            Some(value) if !is_whole(&key, value) => Err(BalancerReason::DropNotReady),
+            entry => Ok(entry),
+        }
+    }
+
     /// The entry of an address that has a VIP in the segment.
-    fn address(&self, segment: u32, address: [u8; 16]) -> Option<&VipValue> {
-        self.vips.get(&VipKey { address, segment, ..VipKey::default() })
+    fn address(&self, segment: u32, address: [u8; 16]) -> Result<&VipValue, BalancerReason> {
+        self.entry(VipKey { address, segment, ..VipKey::default() })?.ok_or(BalancerReason::PassNoVip)
     }
 
     /// The entry with port 0 is no VIP of a packet with ports.
-    fn vip(&self, segment: u32, address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<&VipValue> {
-        let key = VipKey { address, segment, port, protocol, pad: 0 };
-        (port != [0, 0]).then(|| self.vips.get(&key))?
+    fn vip(
+        &self,
+        segment: u32,
+        address: [u8; 16],
+        port: [u8; 2],
+        protocol: u8,
+    ) -> Result<Option<&VipValue>, BalancerReason> {
+        if port == [0, 0] {
+            return Ok(None);
+        }
+        self.entry(VipKey { address, segment, port, protocol, pad: 0 })
     }
 
     /// Rule 4.
     fn fragment(&self, place: &Place, packet: &Packet<'_>) -> Result<Choice, BalancerReason> {
-        self.address(place.segment, packet.destination).ok_or(BalancerReason::PassNoVip)?;
+        self.address(place.segment, packet.destination)?;
         let key = VipKey {
             address: packet.destination,
             segment: place.segment,
@@ -143,7 +159,7 @@ impl State {
             protocol: packet.protocol,
             pad: 0,
         };
-        let vip = self.vips.get(&key).filter(|_| packet.protocol != 0).ok_or(BalancerReason::DropFragment)?;
+        let vip = self.entry(key)?.filter(|_| packet.protocol != 0).ok_or(BalancerReason::DropFragment)?;
         let flow = FlowKey {
             source: packet.source,
             destination: packet.destination,
@@ -157,14 +173,14 @@ impl State {
     /// Rule 5.
     fn extension(&self, place: &Place, packet: &Packet<'_>) -> BalancerReason {
         match self.address(place.segment, packet.destination) {
-            Some(_) => BalancerReason::DropExtensionHeader,
-            None => BalancerReason::PassNoVip,
+            Ok(_) => BalancerReason::DropExtensionHeader,
+            Err(reason) => reason,
         }
     }
 
     /// Rule 6, echo requests.
     fn echo(&self, frame: &[u8], place: &Place, packet: &Packet<'_>) -> Result<Expected, BalancerReason> {
-        let address = self.address(place.segment, packet.destination).ok_or(BalancerReason::PassNoVip)?;
+        let address = self.address(place.segment, packet.destination)?;
         if place.tunnel.is_some() || address.flags & VIP_ECHO == 0 {
             return Err(BalancerReason::PassIcmp);
         }
@@ -179,13 +195,13 @@ impl State {
 
     /// Rule 6, errors.
     fn error(&self, place: &Place, packet: &Packet<'_>) -> Result<Choice, BalancerReason> {
-        self.address(place.segment, packet.destination).ok_or(BalancerReason::PassNoVip)?;
+        self.address(place.segment, packet.destination)?;
         let quote = packet
             .quote()
             .filter(|quote| quote.source == packet.destination)
             .ok_or(BalancerReason::PassIcmp)?;
         let vip = self
-            .vip(place.segment, quote.source, quote.source_port, quote.protocol)
+            .vip(place.segment, quote.source, quote.source_port, quote.protocol)?
             .ok_or(BalancerReason::PassIcmp)?;
         let flow = FlowKey {
             source: quote.destination,
@@ -206,7 +222,7 @@ impl State {
         }
         let [source_port, destination_port] = packet.ports();
         let vip = self
-            .vip(place.segment, packet.destination, destination_port, packet.protocol)
+            .vip(place.segment, packet.destination, destination_port, packet.protocol)?
             .ok_or(BalancerReason::PassNoVip)?;
         let flow = FlowKey {
             source: packet.source,
@@ -218,6 +234,11 @@ impl State {
         };
         self.choose(vip, flow_of(vip, flow), packet.is_first(), false)
     }
+}
+
+/// Written to its end, and for this key.
+fn is_whole(key: &VipKey, value: &VipValue) -> bool {
+    value.generation ^ value.generation_again == key.digest()
 }
 
 /// What of a flow counts for the VIP.

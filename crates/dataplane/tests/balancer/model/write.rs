@@ -1,5 +1,7 @@
 //! Rule 9 and the answer to an echo request: what is written.
 
+use std::net::Ipv6Addr;
+
 use bpf_abi::BalancerReason;
 use bpf_abi::balancer::{BackendValue, TunnelValue};
 
@@ -95,6 +97,10 @@ impl State {
         let ttl = tunnel.network + if tunnel.v6 { 7 } else { 8 };
         if old[ttl] <= 1 {
             return Err(BalancerReason::DropTtl);
+        }
+        // Not written, where that is no address of the family.
+        if Ipv6Addr::from(end.vtep).to_canonical().is_ipv6() != tunnel.v6 {
+            return Err(BalancerReason::DropNotReady);
         }
         let (addresses, octets) = addresses(tunnel);
         put(out, 0, &end.mac);

@@ -6,12 +6,12 @@ use bpf_abi::balancer::segment::{DOT1Q, NONE};
 use bpf_abi::{BalancerReason, FlowKey};
 
 use super::{Case, refused, sent};
-use crate::frames::{ACK, FIN, Flow, RST, SYN, flow, frame};
+use crate::frames::{ACK, FIN, Flow, Fragment, Ip, RST, SYN, flow, frame, icmp};
 use crate::model::{SCTP, State, TCP, UDP};
-use crate::site::{CURRENT, LOST, OTHER, PREVIOUS, VIP, Vip, addresses_key, flow_key, plain, site};
+use crate::site::{CURRENT, DRAIN, LOST, OTHER, PREVIOUS, VIP, Vip, addresses_key, flow_key, plain, site};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [matrix(), lost(), no_table(), reused(), by_addresses(), slots()].concat()
+    [matrix(), earlier(), lost(), no_table(), reused(), mixtures(), by_addresses(), slots()].concat()
 }
 
 /// A packet, and whether it is a first one.
@@ -75,8 +75,8 @@ fn cell(packet: &Sent, flow_table: bool, previous: Option<u32>, known: Option<u3
     }
     let name = format!("{}, flow table {flow_table}, previous {previous:?}, known {known:?}", packet.name);
     // Of three tables: is the flow looked up, is it found, and where does the rest go?
-    let moved = previous == Some(PREVIOUS);
-    let (reason, backend) = match (packet.first, known == Some(OTHER) && (flow_table || moved), moved) {
+    let (drains, moved) = (previous.is_some(), previous == Some(PREVIOUS));
+    let (reason, backend) = match (packet.first, known == Some(OTHER) && (flow_table || drains), moved) {
         (false, true, _) => (ForwardedFlow, OTHER),
         (false, false, true) => (ForwardedPrevious, PREVIOUS),
         _ => (Forwarded, CURRENT),
@@ -85,10 +85,38 @@ fn cell(packet: &Sent, flow_table: bool, previous: Option<u32>, known: Option<u3
     let remembered = match reason {
         ForwardedFlow => false,
         ForwardedPrevious => flow_table,
-        _ => flow_table || moved && packet.first,
+        _ => flow_table || drains && packet.first,
     };
     assert!([TCP, UDP, SCTP].contains(&packet.protocol));
     if remembered { case.remembers(packet.key, backend) } else { case }
+}
+
+/// What was remembered in an earlier drain may be of other connections with the same addresses and ports.
+fn earlier() -> Vec<Case> {
+    let key = flow_key(&flow(false), TCP, NONE);
+    let ack = frame(&[], &flow(false).tcp(ACK));
+    let syn = frame(&[], &flow(false).tcp(SYN));
+    let since = |state: State, drain: u32| state.remembers_since(key, OTHER, drain);
+    let drains = || plain().previous(PREVIOUS);
+    let unmoved = || plain().previous(CURRENT);
+    let keeps = || drains().flow_table();
+    vec![
+        sent("remembered in this drain", &since(drains(), DRAIN), ack.clone(), ForwardedFlow, OTHER),
+        sent(
+            "remembered in this drain, unmoved",
+            &since(unmoved(), DRAIN),
+            ack.clone(),
+            ForwardedFlow,
+            OTHER,
+        ),
+        sent("remembered before", &since(drains(), DRAIN - 1), ack.clone(), ForwardedPrevious, PREVIOUS),
+        sent("remembered before, unmoved", &since(unmoved(), DRAIN - 1), ack.clone(), Forwarded, CURRENT),
+        sent("remembered without a drain", &since(drains(), 0), ack.clone(), ForwardedPrevious, PREVIOUS),
+        sent("remembered before, flow table", &since(keeps(), DRAIN - 1), ack.clone(), ForwardedFlow, OTHER),
+        sent("remembered, the drain is over", &since(plain(), DRAIN), ack, Forwarded, CURRENT),
+        sent("begun anew in this drain", &since(unmoved(), DRAIN), syn, Forwarded, CURRENT)
+            .remembers(key, CURRENT),
+    ]
 }
 
 /// Backends that may not be sent to.
@@ -202,6 +230,33 @@ fn reused() -> Vec<Case> {
         )
         .remembers(key, CURRENT),
     ]
+}
+
+/// A value that is being replaced is not used, whatever entry it is.
+fn mixtures() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let whole = site(NONE, NONE, bpf_abi::balancer::VIP_BY_ADDRESSES);
+    let mut half = whole.clone();
+    half.vips.values_mut().for_each(|vip| vip.generation += 1);
+    // The kernel uses the memory of a value that was replaced for the next one that is written, of any key.
+    let mut anothers = whole.clone();
+    let values = whole.vips.values().cycle().skip(1);
+    anothers.vips.values_mut().zip(values).for_each(|(vip, other)| *vip = *other);
+    let states = [("of two generations", &half), ("with another's value", &anothers)];
+    for (v6, (which, state)) in states.into_iter().flat_map(|state| [(false, state), (true, state)]) {
+        let fragment = Ip { fragment: Some(Fragment { offset: 8, more: false }), ..flow(v6).ip };
+        for (name, packet) in [
+            ("SYN", flow(v6).tcp(SYN)),
+            ("UDP", flow(v6).udp()),
+            ("fragment", fragment.packet(UDP, &[1; 40])),
+            ("echo", icmp::echo_request(&flow(v6).ip)),
+            ("error", icmp::too_big(&flow(v6).reply().udp())),
+        ] {
+            let name = format!("{name} to a VIP {which}, v6 {v6}");
+            cases.push(refused(name, state, frame(&[], &packet), DropNotReady));
+        }
+    }
+    cases
 }
 
 /// Ports do not count, the protocol does.

@@ -3,8 +3,8 @@
 //! What has to come out is built from nothing, with all checksums computed anew.
 
 use bpf_abi::BalancerReason::{
-    DropFragment, DropNoBackend, DropTtl, Forwarded, ForwardedFlow, ForwardedPrevious, IcmpRelayed,
-    PassMalformed, PassNoVip, PassNotForUs, PassNotIp, PassSegment,
+    DropFragment, DropNoBackend, DropNotReady, DropTtl, Forwarded, ForwardedFlow, ForwardedPrevious,
+    IcmpRelayed, PassMalformed, PassNoVip, PassNotForUs, PassNotIp, PassSegment,
 };
 use bpf_abi::balancer::segment::{GENEVE, NONE, VXLAN};
 
@@ -20,7 +20,7 @@ const VNI: u32 = 0x00ab_cdef;
 const BACKEND_VNI: u32 = 0x0012_3456;
 
 pub(crate) fn cases() -> Vec<Case> {
-    [forwarded(), like_all(), ttl(), headers(), no_tunnels(), truncated(), inside()].concat()
+    [forwarded(), like_all(), ttl(), other_family(), headers(), no_tunnels(), truncated(), inside()].concat()
 }
 
 /// The site in a tunnel of a kind, its backends behind endpoints of a family.
@@ -191,6 +191,19 @@ fn ttl() -> Vec<Case> {
             outer.ip.ttl = 64;
             let name = format!("inner TTL 1, v6 {v6}, kind {kind:x}");
             cases.push(relayed(name, &state, &outer, &dying.tcp(ACK), Forwarded, CURRENT));
+        }
+    }
+    cases
+}
+
+/// A backend behind an endpoint of the other family than the outer header's.
+fn other_family() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [VXLAN, GENEVE] {
+        for v6 in [false, true] {
+            let frame = outer(kind, v6).packet(&flow(false).tcp(ACK));
+            let name = format!("endpoint of the other family, outer v6 {v6}, kind {kind:x}");
+            cases.push(refused(name, &tunnelled(kind, !v6, 0), frame, DropNotReady));
         }
     }
     cases

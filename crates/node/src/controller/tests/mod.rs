@@ -157,7 +157,8 @@ fn vector(points: &[(f64, f64)]) -> String {
     format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, series.join(","))
 }
 
-fn service(source: Source) -> Service {
+/// The service of these tests, in front of three edges.
+pub(super) fn service(source: Source) -> Service {
     let edge = |(i, capacity): (u8, f64)| config::Edge {
         name: format!("edge{i}"),
         rloc: IpAddr::from([10, 0, i + 1, 1]),
