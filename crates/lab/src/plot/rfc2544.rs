@@ -100,14 +100,8 @@ fn panel(root: &Area<'_>, figure: &Figure, cells: &[&Cell]) -> Result<(), Box<dy
         .label_style(text(13))
         .y_label_formatter(&|place| axis.label(*place))
         .draw()?;
-    let width = 0.8 / WAYS.len() as f64;
     for (place, cell) in cells.iter().enumerate() {
-        for (index, way) in WAYS.iter().enumerate() {
-            let Some(figures) = cell.ways.get(way) else { continue };
-            let left = place as f64 + 0.1 + index as f64 * width;
-            let corners = [(left, axis.low), (left + width * 0.9, axis.place((figure.value)(figures)))];
-            chart.draw_series([Rectangle::new(corners, edge_colour(index).filled())])?;
-        }
+        chart.draw_series(bars(figure, &axis, place as f64, cell))?;
         let (x, y) = chart.backend_coord(&(place as f64 + 0.5, axis.low));
         let name = cell.size.to_string();
         let across = i32::try_from(root.estimate_text_size(&name, &text(14))?.0)?;
@@ -115,6 +109,22 @@ fn panel(root: &Area<'_>, figure: &Figure, cells: &[&Cell]) -> Result<(), Box<dy
     }
     let (x, y) = chart.backend_coord(&(0.0, axis.low));
     names(root, (x, y + 52))
+}
+
+/// One bar for each way, beside each other.
+fn bars<'a>(
+    figure: &'a Figure,
+    axis: &'a Axis,
+    place: f64,
+    cell: &'a Cell,
+) -> impl Iterator<Item = Rectangle<(f64, f64)>> {
+    let width = 0.8 / WAYS.len() as f64;
+    WAYS.iter().enumerate().filter_map(move |(index, way)| {
+        let value = (figure.value)(cell.ways.get(way)?);
+        let left = place + 0.1 + index as f64 * width;
+        let corners = [(left, axis.low), (left + width * 0.9, axis.place(value))];
+        Some(Rectangle::new(corners, edge_colour(index).filled()))
+    })
 }
 
 /// Where a value is on the vertical axis.
