@@ -3,6 +3,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod clock;
 mod etr;
 mod flow_cache;
 mod headers;

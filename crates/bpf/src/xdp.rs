@@ -6,11 +6,12 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
     btf_maps::PerCpuArray,
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_xdp_adjust_head},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head},
     macros::btf_map,
 };
 use bpf_abi::{LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, Reason};
 
+use crate::clock::{ticks, ticks_per_second};
 use crate::etr::next_hop;
 use crate::headers::{Address, Ethernet, unmapped, words};
 use crate::maps::Aligned;
@@ -33,14 +34,11 @@ pub(crate) struct LinkRoute {
 pub(crate) struct NextHopCell {
     address: Address,
     route: LinkRoute,
-    /// CLOCK_MONOTONIC in nanoseconds; 0 in a cell never used.
+    /// In ticks; 0 in a cell never used.
     expires: u64,
 }
 
 const NEXT_HOP_CELLS: usize = 1024;
-/// How long a change of routes or neighbours may go unnoticed.
-const NEXT_HOP_NS: u64 = 1_000_000_000;
-
 #[btf_map]
 static NEXT_HOPS: PerCpuArray<NextHopCell, NEXT_HOP_CELLS> = PerCpuArray::new();
 
@@ -59,13 +57,14 @@ impl Frame {
     fn look_up(&self, destination: &Address) -> Option<LinkRoute> {
         // SAFETY: this CPU's cell of an array, valid for the run of the program.
         let cell = unsafe { &mut *NEXT_HOPS.get_ptr_mut(next_hop_cell(destination))? };
-        // SAFETY: no memory is touched.
-        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        let now = ticks();
         if cell.expires > now && cell.address == *destination {
             return Some(cell.route);
         }
         let route = self.ask(destination)?;
-        *cell = NextHopCell { address: *destination, route, expires: now + NEXT_HOP_NS };
+        // A change of routes or neighbours goes unnoticed for at most a second.
+        let expires = now + u64::from(ticks_per_second());
+        *cell = NextHopCell { address: *destination, route, expires };
         Some(route)
     }
 

@@ -61,6 +61,8 @@ pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
     loader.btf(btf.as_ref());
     let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
     loader.map_max_entries("FLOW_CACHE", cpus.saturating_mul(FLOW_CACHE_SETS));
+    let ticks = ticks_per_second();
+    loader.override_global("TICKS_PER_SECOND", &ticks, true);
     if let Some(flows) = options.flows {
         loader.map_max_entries("FLOWS", flows);
     }
@@ -70,6 +72,17 @@ pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
         }
     }
     loader.load(WEIR).map_err(ObjectError::Maps)
+}
+
+/// How often the kernel's clock ticks: the resolution of its coarse clocks.
+fn ticks_per_second() -> u32 {
+    const SECOND: i64 = 1_000_000_000;
+    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the timespec outlives the call; an error leaves it at zero.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) };
+    let hertz = SECOND / i64::from(tick.tv_nsec).max(1);
+    // Ticks are 1 to 10 ms; what else is told would only make a cache be believed for too long or not at all.
+    u32::try_from(hertz).ok().filter(|hertz| (100..=1024).contains(hertz)).unwrap_or(100)
 }
 
 /// The benchmarks' object: `empty`, `empty_xdp`, `sink`, `sink_xdp`, `generator_xdp`; maps `SINK`, `GENERATOR`.
