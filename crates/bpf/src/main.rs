@@ -4,6 +4,7 @@
 #![feature(asm_experimental_arch)]
 
 mod clock;
+mod egress_cache;
 mod etr;
 mod flow_cache;
 mod headers;

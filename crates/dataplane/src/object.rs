@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use bpf_abi::{FLOW_CACHE_SETS, NEIGHBOUR_CELLS};
+use bpf_abi::{EGRESS_CACHE_CELLS, FLOW_CACHE_SETS, NEIGHBOUR_CELLS};
 
 static WEIR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
@@ -61,6 +61,7 @@ pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
     loader.btf(btf.as_ref());
     let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
     loader.map_max_entries("FLOW_CACHE", cpus.saturating_mul(FLOW_CACHE_SETS));
+    loader.map_max_entries("EGRESS_CACHE", cpus.saturating_mul(EGRESS_CACHE_CELLS));
     loader.map_max_entries("NEIGHBOURS", cpus.saturating_mul(NEIGHBOUR_CELLS));
     let ticks = ticks_per_second();
     loader.override_global("TICKS_PER_SECOND", &ticks, true);

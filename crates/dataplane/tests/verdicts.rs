@@ -20,7 +20,7 @@ use bpf_abi::{
     OFFERED, Reason, SlotValue, TrafficKey,
 };
 
-use dataplane::test_run::{TC_REDIRECT, XDP_PASS, XDP_REDIRECT};
+use dataplane::test_run::{TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_REDIRECT};
 
 use crate::frames::{Flow, Outer, client, fix_checksum, lisp, own_rlocs, service, tcp, udp};
 use crate::kernel::{Direction, Input, Kernel, monotonic_coarse};
@@ -619,6 +619,29 @@ fn what_is_remembered_ends_with_the_generation() -> Result<()> {
         assert_eq!(way(&kernel, ACK)?, 11, "a new generation");
     }
     assert!(remembered > 0, "nothing is remembered");
+    Ok(())
+}
+
+/// Likewise for what a CPU remembers of a local EID.
+#[test]
+fn a_local_eid_is_remembered_for_its_generation() -> Result<()> {
+    const TRIES: usize = 20;
+    for hook in HOOKS {
+        let mut kernel = kernel(tables())?;
+        let packet = etr(hook, lisp(&Outer::default(), &udp(Flow::default(), 30)));
+        let drop = if hook == Hook::Tc { TC_SHOT } else { XDP_DROP };
+        let mut remembered = 0;
+        for _ in 0..TRIES {
+            kernel.install(tables(), &traffic())?;
+            assert_ne!(kernel.run(&packet)?.action, drop);
+            kernel.local_eids_alone(&Tables::default())?;
+            // Not on another CPU.
+            remembered += usize::from(kernel.run(&packet)?.action != drop);
+            kernel.install(Tables { node: tables().node, ..Tables::default() }, &traffic())?;
+            assert_eq!(kernel.run(&packet)?.action, drop, "a new generation");
+        }
+        assert!(remembered > 0, "nothing is remembered, {hook:?}");
+    }
     Ok(())
 }
 
