@@ -196,6 +196,12 @@ pub const FLOW_REFRESH_NS: u64 = 1_000_000_000;
 /// Sets of two flows that each CPU remembers, a power of two.
 pub const FLOW_CACHE_SETS: u32 = 4096;
 
+/// Next hops that each CPU remembers, a power of two.
+pub const NEIGHBOUR_CELLS: u32 = 1024;
+
+/// Local EIDs that each CPU remembers, a power of two.
+pub const EGRESS_CACHE_CELLS: u32 = 1024;
+
 /// Value of the local-EID trie: packets to these EIDs are decapsulated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,14 @@
 //! Egress tunnel router: packets out of the overlay to hosts (RFC 9300 §5.3).
 
-use bpf_abi::{DECAPSULATED, INTERFACE_SEGMENTED, LocalEidValue, OWN_RLOCS, Reason};
+use bpf_abi::{DECAPSULATED, INTERFACE_SEGMENTED, LocalEidValue, NodeValue, OWN_RLOCS, Reason};
 
+use crate::egress_cache::local_eid;
 use crate::headers::{
     Address, Ethernet, Ipv4, Ipv6, LISP_DATA_PORT, LISP_I, LISP_KK, LISP_N, LISP_P, LISP_V, UDP, UdpLisp,
     checksum_after, merge_ecn, words,
 };
 use crate::inner::{Inner, on_wire};
-use crate::maps::{INTERFACES, LOCAL_EIDS, NODE, count, count_traffic, longest};
+use crate::maps::{INTERFACES, NODE, count, count_traffic};
 use crate::packet::{ETHERNET, Family, Packet, at, at_variable};
 
 /// Octets that are read directly: both network headers at their longest, UDP, LISP and TCP up to its flags.
@@ -54,7 +55,11 @@ fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
     } else {
         return Err(Reason::PassNotLisp);
     };
-    let (instance_id, inner_length) = lisp(packet, &outer, gso_size != 0)?;
+    let node = NODE.get(0).ok_or(Reason::PassNotLisp)?;
+    // Before any other table, or what an old one says would be taken for the new generation's.
+    // SAFETY: an aligned word of the entry of an array.
+    let generation = unsafe { (&raw const node.generation).read_volatile() };
+    let (instance_id, inner_length) = lisp(packet, node, &outer, gso_size != 0)?;
     let at_inner = outer.offset + size_of::<UdpLisp>();
     let first: *mut u8 = at_variable(packet, at_inner).ok_or(Reason::DropMalformed)?;
     // SAFETY: `at_variable` checked that the octet is in the packet.
@@ -62,12 +67,12 @@ fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
         4 => {
             let ip: *mut Ipv4 = at_variable(packet, at_inner).ok_or(Reason::DropMalformed)?;
             let inner = Inner::v4(ip, inner_length, gso_size != 0)?;
-            deliver(packet, &outer, &inner, instance_id, gso_size)
+            deliver(packet, &outer, &inner, instance_id, generation, gso_size)
         }
         6 => {
             let ip: *mut Ipv6 = at_variable(packet, at_inner).ok_or(Reason::DropMalformed)?;
             let inner = Inner::v6(ip, inner_length, gso_size != 0)?;
-            deliver(packet, &outer, &inner, instance_id, gso_size)
+            deliver(packet, &outer, &inner, instance_id, generation, gso_size)
         }
         _ => Err(Reason::DropMalformed),
     }
@@ -112,8 +117,7 @@ fn outer_v6<P: Packet>(packet: &P, gso: bool) -> Result<Outer, Reason> {
 
 /// Whether the packet is for this node; one to another node's RLOC is in transit, whatever EIDs both have.
 #[inline(always)]
-fn is_own_rloc(destination: &Address) -> bool {
-    let Some(node) = NODE.get(0) else { return false };
+fn is_own_rloc(node: &NodeValue, destination: &Address) -> bool {
     for (index, rloc) in node.rlocs.iter().enumerate() {
         if index as u32 >= node.rloc_count {
             return false;
@@ -128,12 +132,12 @@ fn is_own_rloc(destination: &Address) -> bool {
 
 /// Instance and octets of the packet behind the LISP header.
 #[inline(always)]
-fn lisp<P: Packet>(packet: &P, outer: &Outer, gso: bool) -> Result<(u32, u32), Reason> {
+fn lisp<P: Packet>(packet: &P, node: &NodeValue, outer: &Outer, gso: bool) -> Result<(u32, u32), Reason> {
     const HEADERS: u32 = size_of::<UdpLisp>() as u32;
     let udp: *mut UdpLisp = at_variable(packet, outer.offset).ok_or(Reason::PassNotLisp)?;
     // SAFETY: `at_variable` checked that the headers are in the packet.
     let udp = unsafe { &*udp };
-    if udp.destination_port != LISP_DATA_PORT || !is_own_rloc(&outer.destination) {
+    if udp.destination_port != LISP_DATA_PORT || !is_own_rloc(node, &outer.destination) {
         return Err(Reason::PassNotLisp);
     }
     let length = if gso { outer.payload } else { u32::from(u16::from_be_bytes(udp.length)) };
@@ -159,9 +163,10 @@ fn deliver<P: Packet>(
     outer: &Outer,
     inner: &Inner,
     instance_id: u32,
+    generation: u32,
     gso_size: u32,
 ) -> Result<(Reason, i32), Reason> {
-    let eid = longest(&LOCAL_EIDS, instance_id, &inner.destination).ok_or(Reason::DropNotLocal)?;
+    let eid = local_eid(generation, instance_id, &inner.destination).ok_or(Reason::DropNotLocal)?;
     let ecn = merge_ecn(inner.tos, outer.tos).ok_or(Reason::DropEcn)?;
     if gso_size != 0 && inner.protocol == UDP {
         if let Some(segmented) = segment(packet)? {

@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use bpf_abi::FLOW_CACHE_SETS;
 
+use crate::clock::ticks_per_second;
 use crate::headers::Address;
 use crate::inner::{TCP_FIN, TCP_RST, TCP_SYN, Transport};
 
@@ -25,7 +26,7 @@ pub(crate) struct FlowCell {
     hash: u32,
     mapping_id: u32,
     generation: u32,
-    /// In units of [`TICK_SHIFT`].
+    /// In ticks.
     checked: u32,
 }
 const _: () = assert!(size_of::<FlowCell>() == 64);
@@ -33,12 +34,15 @@ const _: () = assert!(size_of::<FlowCell>() == 64);
 /// The cells in which a flow may be: neighbouring lines, which come into the CPU's cache together.
 type FlowSet = [FlowCell; 2];
 
-/// 2^20 ns, about a millisecond.
-const TICK_SHIFT: u32 = 20;
-/// How long a cell is believed: the flow table has to see that the flow is in use, or it would give its entry away.
-const BELIEVED_TICKS: u32 = 128;
-/// [`BELIEVED_TICKS`] in nanoseconds; no flow may be idle for less.
-const BELIEVED_NS: u64 = (BELIEVED_TICKS as u64) << TICK_SHIFT;
+/// How long a cell is believed: an eighth of a second. The flow table has to see that the flow is in use, or it would
+/// give its entry away.
+#[inline(always)]
+fn believed_ticks() -> u32 {
+    ticks_per_second() / 8
+}
+
+/// [`believed_ticks`] in nanoseconds; no flow may be idle for less.
+const BELIEVED_NS: u64 = 1_000_000_000 / 8;
 
 /// [`FLOW_CACHE_SETS`] for each CPU, which user space knows the number of. No per-CPU array, which takes two loads more
 /// that miss the CPU's cache, and mappable because that aligns it: asking for a flow touches one line.
@@ -60,8 +64,8 @@ pub(crate) struct Moment {
     /// Of the tables, read before any of them.
     pub(crate) generation: u32,
     pub(crate) ifindex: u32,
-    /// `CLOCK_MONOTONIC` in nanoseconds.
-    pub(crate) now: u64,
+    /// In ticks, of which the low half tells two moments apart.
+    pub(crate) now: u32,
 }
 
 /// Where in the cache a flow would be.
@@ -121,16 +125,12 @@ impl FlowCell {
     /// In ticks; what no program believes is infinitely old.
     #[inline(always)]
     const fn age(&self, moment: &Moment) -> u32 {
-        if self.generation == moment.generation {
-            ticks(moment.now).wrapping_sub(self.checked)
-        } else {
-            u32::MAX
-        }
+        if self.generation == moment.generation { moment.now.wrapping_sub(self.checked) } else { u32::MAX }
     }
 
     #[inline(always)]
     fn recall(&self, transport: &Transport, moment: &Moment) -> Option<Way> {
-        (self.is_of(transport, moment) && self.age(moment) < BELIEVED_TICKS).then_some(Way {
+        (self.is_of(transport, moment) && self.age(moment) < believed_ticks()).then_some(Way {
             instance_id: self.instance_id,
             mapping_id: self.mapping_id,
             locator: u32::from(self.locator),
@@ -155,14 +155,9 @@ impl FlowCell {
             hash: way.hash,
             mapping_id: way.mapping_id,
             generation: moment.generation,
-            checked: ticks(moment.now),
+            checked: moment.now,
         };
     }
-}
-
-#[inline(always)]
-const fn ticks(nanoseconds: u64) -> u32 {
-    (nanoseconds >> TICK_SHIFT) as u32
 }
 
 /// Cheaper than the flow hash, which is needed only when the flow is not known: who makes flows collide here gets the

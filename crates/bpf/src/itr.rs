@@ -9,6 +9,7 @@ use bpf_abi::{
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 
+use crate::clock::ticks;
 use crate::flow_cache::{Moment, Place, Way};
 use crate::headers::{
     Ethernet, Ipv4, Ipv6, LISP_I, LISP_P, LISP_PORT, UDP, checksum_after, header_checksum, words, write_words,
@@ -63,8 +64,7 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
         // SAFETY: an aligned word of the entry of an array.
         generation: unsafe { (&raw const node.generation).read_volatile() },
         ifindex: packet.ifindex(),
-        // SAFETY: no memory is touched.
-        now: unsafe { bpf_ktime_get_coarse_ns() },
+        now: ticks() as u32,
     };
     let mut transport = inner.transport(packet, ETHERNET);
     let cell = match &transport {
@@ -149,7 +149,9 @@ fn look_up<P: Packet>(
     };
     transport.key.0.instance_id = instance_id;
     let hash = transport.hash();
-    let locator = place(transport, hash, mapping, moment.now, node.flow_idle_ns)?;
+    // SAFETY: no memory is touched.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let locator = place(transport, hash, mapping, now, node.flow_idle_ns)?;
     let way = Way { instance_id, mapping_id: mapping.mapping_id, locator, hash };
     if let (Some(cell), 0) = (cell, interface.flags) {
         cell.note(transport, moment, &way);

@@ -3,13 +3,17 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod clock;
+mod egress_cache;
 mod etr;
 mod flow_cache;
 mod headers;
 mod inner;
 mod itr;
 mod maps;
+mod neighbours;
 mod packet;
+mod routes;
 mod tc;
 mod xdp;
 
@@ -23,24 +27,28 @@ use crate::xdp::Frame;
 
 /// ITR on TC ingress of an EID interface.
 #[classifier]
+#[inline(always)]
 pub fn weir_itr(context: TcContext) -> i32 {
     itr::itr(&SocketBuffer(context.skb.skb))
 }
 
 /// ETR on TC ingress of an underlay interface.
 #[classifier]
+#[inline(always)]
 pub fn weir_etr(context: TcContext) -> i32 {
     etr::etr(&SocketBuffer(context.skb.skb))
 }
 
 /// ITR on XDP of an EID interface.
 #[xdp]
+#[inline(always)]
 pub fn weir_itr_xdp(context: XdpContext) -> u32 {
     itr::itr(&Frame(context.ctx)).cast_unsigned()
 }
 
 /// ETR on XDP of an underlay interface.
 #[xdp]
+#[inline(always)]
 pub fn weir_etr_xdp(context: XdpContext) -> u32 {
     etr::etr(&Frame(context.ctx)).cast_unsigned()
 }

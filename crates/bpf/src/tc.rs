@@ -15,15 +15,18 @@ use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 use crate::etr::{is_segmented, next_hop};
 use crate::headers::{Address, unmapped, words};
 use crate::maps::Aligned;
-use crate::packet::{Family, Packet, opaque};
+use crate::neighbours::{self, Macs};
+use crate::packet::{Family, Packet, at, opaque};
 
 /// The context of a TC program.
 pub(crate) struct SocketBuffer(pub(crate) *mut __sk_buff);
 
-/// Interface and neighbour for `bpf_redirect_neigh`.
+/// A next hop on an interface.
 pub(crate) struct Neighbour {
     ifindex: u32,
-    address: bpf_redir_neigh,
+    address: Address,
+    /// What the frame begins with; `None` leaves it to the kernel.
+    macs: Option<Macs>,
 }
 
 const AF_INET: u32 = 2;
@@ -48,16 +51,20 @@ impl SocketBuffer {
 
 impl Neighbour {
     #[inline(always)]
-    fn new(ifindex: u32, address: &Address) -> Self {
-        let (family, v6) = match unmapped(address) {
+    fn new(packet: &SocketBuffer, ifindex: u32, address: Address) -> Self {
+        // SAFETY: the context pointer of this run.
+        let macs = unsafe { neighbours::macs(packet.0, ifindex, &address) };
+        Self { ifindex, address, macs }
+    }
+
+    /// For `bpf_redirect_neigh`.
+    #[inline(always)]
+    fn parameters(&self) -> bpf_redir_neigh {
+        let (family, v6) = match unmapped(&self.address) {
             Some(v4) => (AF_INET, [v4, 0, 0, 0]),
-            None => (AF_INET6, *address),
+            None => (AF_INET6, self.address),
         };
-        let address = bpf_redir_neigh {
-            nh_family: family,
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: v6 },
-        };
-        Self { ifindex, address }
+        bpf_redir_neigh { nh_family: family, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: v6 } }
     }
 }
 
@@ -127,12 +134,12 @@ impl Packet for SocketBuffer {
 
     #[inline(always)]
     fn route_to_locator(&self, locator: &LocatorValue) -> Result<Neighbour, Reason> {
-        Ok(Neighbour::new(locator.ifindex, &words(&locator.next_hop)))
+        Ok(Neighbour::new(self, locator.ifindex, words(&locator.next_hop)))
     }
 
     #[inline(always)]
     fn route_to_host(&self, destination: &Address, eid: &LocalEidValue) -> Option<Neighbour> {
-        Some(Neighbour::new(eid.ifindex, &next_hop(eid, destination)))
+        Some(Neighbour::new(self, eid.ifindex, next_hop(eid, destination)))
     }
 
     #[inline(always)]
@@ -168,7 +175,13 @@ impl Packet for SocketBuffer {
 
     #[inline(always)]
     fn send(&self, route: &Neighbour) -> i32 {
-        let mut address = Aligned(route.address);
+        if let Some(macs) = route.macs {
+            let Some(start) = at::<Macs>(self, 0) else { return Self::DROP };
+            // SAFETY: `at` checked that these octets are in the packet.
+            unsafe { start.write_unaligned(macs) };
+            return self.redirect(route.ifindex);
+        }
+        let mut address = Aligned(route.parameters());
         // SAFETY: the parameters live for the call and have the size that is given.
         unsafe {
             bpf_redirect_neigh(route.ifindex, &raw mut address.0, size_of::<bpf_redir_neigh>() as i32, 0)

@@ -1,20 +1,19 @@
 //! Packets as frames: XDP, for physical network cards with native support. No GSO, and the program writes the
 //! link-layer addresses itself.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md},
+    bindings::{xdp_action, xdp_md},
     btf_maps::PerCpuArray,
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_xdp_adjust_head},
+    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head},
     macros::btf_map,
 };
 use bpf_abi::{LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, Reason};
 
+use crate::clock::{ticks, ticks_per_second};
 use crate::etr::next_hop;
-use crate::headers::{Address, Ethernet, unmapped, words};
-use crate::maps::Aligned;
+use crate::headers::{Address, Ethernet, words};
 use crate::packet::{Family, Packet, at};
+use crate::routes::{self, MacPairs};
 
 /// The context of an XDP program.
 pub(crate) struct Frame(pub(crate) *mut xdp_md);
@@ -24,8 +23,8 @@ pub(crate) struct Frame(pub(crate) *mut xdp_md);
 #[derive(Clone, Copy)]
 pub(crate) struct LinkRoute {
     ifindex: u32,
-    destination: [u8; 6],
-    source: [u8; 6],
+    destination: MacPairs,
+    source: MacPairs,
 }
 
 /// A next hop that the kernel was asked for: asking costs as much as all the rest of the program.
@@ -33,14 +32,16 @@ pub(crate) struct LinkRoute {
 pub(crate) struct NextHopCell {
     address: Address,
     route: LinkRoute,
-    /// CLOCK_MONOTONIC in nanoseconds; 0 in a cell never used.
+    /// In ticks; 0 in a cell never used.
     expires: u64,
 }
 
-const NEXT_HOP_CELLS: usize = 1024;
-/// How long a change of routes or neighbours may go unnoticed.
-const NEXT_HOP_NS: u64 = 1_000_000_000;
+#[inline(always)]
+const fn pairs([a, b, c, d, e, f]: [u8; 6]) -> MacPairs {
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+}
 
+const NEXT_HOP_CELLS: usize = 1024;
 #[btf_map]
 static NEXT_HOPS: PerCpuArray<NextHopCell, NEXT_HOP_CELLS> = PerCpuArray::new();
 
@@ -50,54 +51,23 @@ const fn next_hop_cell(address: &Address) -> u32 {
     (a ^ b ^ c ^ d).wrapping_mul(0x9e37_79b1) >> (u32::BITS - NEXT_HOP_CELLS.ilog2())
 }
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-
 impl Frame {
     /// Next hop from the kernel's routes and neighbours, as they are or were a moment ago.
     #[inline(always)]
     fn look_up(&self, destination: &Address) -> Option<LinkRoute> {
         // SAFETY: this CPU's cell of an array, valid for the run of the program.
         let cell = unsafe { &mut *NEXT_HOPS.get_ptr_mut(next_hop_cell(destination))? };
-        // SAFETY: no memory is touched.
-        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        let now = ticks();
         if cell.expires > now && cell.address == *destination {
             return Some(cell.route);
         }
-        let route = self.ask(destination)?;
-        *cell = NextHopCell { address: *destination, route, expires: now + NEXT_HOP_NS };
-        Some(route)
-    }
-
-    #[inline(always)]
-    fn ask(&self, destination: &Address) -> Option<LinkRoute> {
-        let mut fib = Aligned(MaybeUninit::<FibLookup>::uninit());
-        const { assert!(size_of::<FibLookup>() == 64) };
-        for at in 0..16 {
-            // Volatile, or the compiler makes it a loop over octets.
-            // SAFETY: within the 64 octets, which are aligned to 4.
-            unsafe { fib.0.as_mut_ptr().cast::<u32>().add(at).write_volatile(0) };
-        }
-        // SAFETY: integers and unions of integers, all octets written.
-        let fib = unsafe { fib.0.assume_init_mut() };
         // SAFETY: the context is valid for the run of the program.
-        fib.ifindex = unsafe { (*self.0).ingress_ifindex };
-        match unmapped(destination) {
-            Some(v4) => {
-                fib.family = AF_INET;
-                fib.__bindgen_anon_4.ipv4_dst = v4;
-            }
-            None => {
-                fib.family = AF_INET6;
-                fib.__bindgen_anon_4.ipv6_dst = *destination;
-            }
-        }
-        // SAFETY: the parameters live for the call and have the size that is given.
-        let found = unsafe { bpf_fib_lookup(self.0.cast(), fib, size_of::<FibLookup>() as i32, 0) };
-        if found != 0 {
-            return None;
-        }
-        Some(LinkRoute { ifindex: fib.ifindex, destination: fib.dmac, source: fib.smac })
+        let hop = unsafe { routes::ask(self.0.cast(), self.ifindex(), destination, 0) }?;
+        let route = LinkRoute { ifindex: hop.ifindex, destination: hop.destination, source: hop.source };
+        // A change of routes or neighbours goes unnoticed for at most a second.
+        let expires = now + u64::from(ticks_per_second());
+        *cell = NextHopCell { address: *destination, route, expires };
+        Some(route)
     }
 
     /// Moves the start of the frame and the Ethernet header with it.
@@ -174,8 +144,8 @@ impl Packet for Frame {
         if locator.flags & LOCATOR_MAC_RESOLVED != 0 {
             return Ok(LinkRoute {
                 ifindex: locator.ifindex,
-                destination: locator.next_hop_mac,
-                source: locator.source_mac,
+                destination: pairs(locator.next_hop_mac),
+                source: pairs(locator.source_mac),
             });
         }
         self.look_up(&words(&locator.destination)).ok_or(Reason::PassNoNextHop)
@@ -199,12 +169,9 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn send(&self, route: &LinkRoute) -> i32 {
-        let Some(ethernet) = at::<Ethernet>(self, 0) else { return Self::DROP };
-        // SAFETY: `at` checked that the header is in the packet.
-        unsafe {
-            (*ethernet).destination = route.destination;
-            (*ethernet).source = route.source;
-        }
+        let Some(start) = at::<[MacPairs; 2]>(self, 0) else { return Self::DROP };
+        // SAFETY: `at` checked that these octets are in the packet.
+        unsafe { start.write_unaligned([route.destination, route.source]) };
         self.redirect(route.ifindex)
     }
 

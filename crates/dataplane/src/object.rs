@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use bpf_abi::FLOW_CACHE_SETS;
+use bpf_abi::{EGRESS_CACHE_CELLS, FLOW_CACHE_SETS, NEIGHBOUR_CELLS};
 
 static WEIR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 static BALANCER_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer.bpf.o"));
@@ -76,6 +76,10 @@ pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
     let mut loader = EbpfLoader::new();
     let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
     loader.map_max_entries("FLOW_CACHE", cpus.saturating_mul(FLOW_CACHE_SETS));
+    loader.map_max_entries("EGRESS_CACHE", cpus.saturating_mul(EGRESS_CACHE_CELLS));
+    loader.map_max_entries("NEIGHBOURS", cpus.saturating_mul(NEIGHBOUR_CELLS));
+    let ticks = ticks_per_second();
+    loader.override_global("TICKS_PER_SECOND", &ticks, true);
     if let Some(flows) = options.flows {
         loader.map_max_entries("FLOWS", flows);
     }
@@ -85,6 +89,17 @@ pub fn load(options: MapOptions<'_>) -> Result<Ebpf, ObjectError> {
         }
     }
     loader.load(WEIR).map_err(ObjectError::Maps)
+}
+
+/// How often the kernel's clock ticks: the resolution of its coarse clocks.
+fn ticks_per_second() -> u32 {
+    const SECOND: i64 = 1_000_000_000;
+    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the timespec outlives the call; an error leaves it at zero.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) };
+    let hertz = SECOND / i64::from(tick.tv_nsec).max(1);
+    // Ticks are 1 to 10 ms; what else is told would only make a cache be believed for too long or not at all.
+    u32::try_from(hertz).ok().filter(|hertz| (100..=1024).contains(hertz)).unwrap_or(100)
 }
 
 /// How the balancer's maps are made.

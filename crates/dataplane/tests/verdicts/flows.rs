@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use anyhow::Result;
 use aya::maps::Array;
 use bpf_abi::{BUCKETS, FLOW_CLOSING, FlowValue, OFFERED, Reason, SlotValue, TrafficKey};
+use dataplane::test_run::{TC_SHOT, XDP_DROP};
 
-use crate::frames::{Flow, fix_checksum, tcp, udp};
+use crate::frames::{Flow, Outer, fix_checksum, lisp, tcp, udp};
 use crate::kernel::Kernel;
-use crate::model::Hook;
-use crate::setup::{ACK, FIN, RST, SYN, itr, kernel, place, traffic};
+use crate::model::{Hook, Tables};
+use crate::setup::{ACK, FIN, HOOKS, RST, SYN, etr, itr, kernel, place, traffic};
 use crate::tables::{SECOND, locator, locators, members, slot, tables};
 
 /// Defect seen elsewhere: the first fragment takes another way than the later ones.
@@ -156,6 +157,29 @@ fn what_is_remembered_ends_with_the_generation() -> Result<()> {
         assert_eq!(way(&kernel, ACK)?, 11, "a new generation");
     }
     assert!(remembered > 0, "nothing is remembered");
+    Ok(())
+}
+
+/// Likewise for what a CPU remembers of a local EID.
+#[test]
+fn a_local_eid_is_remembered_for_its_generation() -> Result<()> {
+    const TRIES: usize = 20;
+    for hook in HOOKS {
+        let mut kernel = kernel(tables())?;
+        let packet = etr(hook, lisp(&Outer::default(), &udp(Flow::default(), 30)));
+        let drop = if hook == Hook::Tc { TC_SHOT } else { XDP_DROP };
+        let mut remembered = 0;
+        for _ in 0..TRIES {
+            kernel.install(tables(), &traffic())?;
+            assert_ne!(kernel.run(&packet)?.action, drop);
+            kernel.local_eids_alone(&Tables::default())?;
+            // Not on another CPU.
+            remembered += usize::from(kernel.run(&packet)?.action != drop);
+            kernel.install(Tables { node: tables().node, ..Tables::default() }, &traffic())?;
+            assert_eq!(kernel.run(&packet)?.action, drop, "a new generation");
+        }
+        assert!(remembered > 0, "nothing is remembered, {hook:?}");
+    }
     Ok(())
 }
 

@@ -131,7 +131,7 @@ fn gateway(site: &Site, hook: Hook) -> Result<Gateway> {
     };
     attach(load_program(&mut object, itr)?, site.eid)?;
     attach(load_program(&mut object, etr)?, site.underlay)?;
-    let maps = fill(&mut object, site, ifindex(site.eid)?, ifindex(site.underlay)?)?;
+    let maps = fill(&mut object, site, &[ifindex(site.eid)?, ifindex(site.underlay)?])?;
     Ok(Gateway { _object: object, maps })
 }
 
@@ -139,9 +139,12 @@ fn gateway(site: &Site, hook: Hook) -> Result<Gateway> {
 pub(super) fn attach(program: &mut Program, port: Port) -> Result<()> {
     match program {
         Program::SchedClassifier(program) => {
-            // Needed before kernel 6.6, refused if it is there.
-            let _ = qdisc_add_clsact(port.name);
-            program.attach(port.name, TcAttachType::Ingress)?;
+            // Links as the gateway has them; before kernel 6.6 a filter, and the queueing discipline that it needs, which
+            // would slow down the routing that comes after.
+            if program.attach(port.name, TcAttachType::Ingress).is_err() {
+                let _ = qdisc_add_clsact(port.name);
+                program.attach(port.name, TcAttachType::Ingress)?;
+            }
         }
         Program::Xdp(program) => {
             program.attach(port.name, XdpMode::Driver)?;
@@ -154,17 +157,19 @@ pub(super) fn attach(program: &mut Program, port: Port) -> Result<()> {
 /// Programs that are run on packets in memory see them come in on loopback.
 const LOOPBACK: u32 = 1;
 
-/// The client's gateway's table, for such runs.
+/// The client's gateway's table, for such runs in its namespace.
 pub(super) fn fill_itr_for_test_run(object: &mut Ebpf) -> Result<Maps> {
-    fill(object, &ITR_SITE, LOOPBACK, LOOPBACK)
+    fill(object, &ITR_SITE, &[LOOPBACK])
 }
 
 /// The server's gateway's table, likewise.
 pub(super) fn fill_etr_for_test_run(object: &mut Ebpf) -> Result<Maps> {
-    fill(object, &ETR_SITE, LOOPBACK, LOOPBACK)
+    fill(object, &ETR_SITE, &[LOOPBACK])
 }
 
-fn fill(object: &mut Ebpf, site: &Site, eid_ifindex: u32, underlay_ifindex: u32) -> Result<Maps> {
+/// Fills the tables of a gateway in whose namespace the calling thread is.
+fn fill(object: &mut Ebpf, site: &Site, ingress: &[u32]) -> Result<Maps> {
+    let (eid_ifindex, underlay_ifindex) = (ifindex(site.eid)?, ifindex(site.underlay)?);
     let rloc = IpAddr::from(Ipv4Addr::from(site.peer.1));
     let prefix =
         |text: &str| -> Result<Eid> { Ok(Eid { instance_id: 0, prefix: text.parse::<IpPrefix>()? }) };
@@ -173,8 +178,9 @@ fn fill(object: &mut Ebpf, site: &Site, eid_ifindex: u32, underlay_ifindex: u32)
         ..Desired::default()
     };
     desired.node.rlocs[0] = mapped(Ipv4Addr::from(site.rloc).into());
-    desired.interfaces.insert(eid_ifindex, InterfaceValue::default());
-    desired.interfaces.insert(underlay_ifindex, InterfaceValue::default());
+    for interface in ingress {
+        desired.interfaces.insert(*interface, InterfaceValue::default());
+    }
     let locator = Locator { rloc, priority: 1, weight: 100, usable: true, gpe: false };
     desired.mappings.insert(prefix(site.there)?, Mapping::Encapsulate(vec![locator]));
     desired.local_eids.insert(prefix(site.here)?, LocalEid { ifindex: eid_ifindex, next_hop: None });

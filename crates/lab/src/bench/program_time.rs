@@ -12,6 +12,7 @@ use super::overlay::{Hook, fill_etr_for_test_run, fill_itr_for_test_run};
 use super::packet_rate::headers;
 use super::path::BenchPath;
 use super::row::Row;
+use crate::netns::Netns;
 use crate::stats::sorted;
 
 /// Runs of one program in one round.
@@ -20,18 +21,16 @@ const FRAME: usize = 60;
 
 /// Two rows per program: the median and the minimum.
 pub(super) fn rows(path: &BenchPath, rounds: usize) -> Result<Vec<Row>> {
-    // The ETR of the XDP programs asks the kernel's routes.
-    path.etr.run(|| {
-        let mut rows = Vec::new();
-        for hook in [Hook::Tc, Hook::Xdp] {
-            rows.extend(hook_rows(hook, rounds).with_context(|| format!("{hook:?}"))?);
-        }
-        Ok(rows)
-    })
+    let mut rows = Vec::new();
+    for hook in [Hook::Tc, Hook::Xdp] {
+        rows.extend(hook_rows(path, hook, rounds).with_context(|| format!("{hook:?}"))?);
+    }
+    Ok(rows)
 }
 
 /// Encapsulation and decapsulation of one packet, and nothing at all.
-struct Programs {
+struct Programs<'a> {
+    path: &'a BenchPath,
     itr: Ebpf,
     etr: Ebpf,
     empty: Ebpf,
@@ -42,15 +41,15 @@ struct Programs {
     _maps: [Maps; 2],
 }
 
-fn hook_rows(hook: Hook, rounds: usize) -> Result<Vec<Row>> {
-    let programs = Programs::load(hook)?;
+fn hook_rows(path: &BenchPath, hook: Hook, rounds: usize) -> Result<Vec<Row>> {
+    let programs = Programs::load(path, hook)?;
     let labels =
         [format!("ITR encapsulation, {}", hook.name()), format!("ETR decapsulation, {}", hook.name())];
     let mut medians: [Vec<f64>; 3] = Default::default();
     let mut minima: [Vec<f64>; 3] = Default::default();
     for _ in 0..rounds {
-        for (index, (program, frame)) in programs.all()?.into_iter().enumerate() {
-            let timing = time_program(program, frame, RUNS)?;
+        for (index, (netns, program, frame)) in programs.all()?.into_iter().enumerate() {
+            let timing = netns.run(|| Ok(time_program(program, frame, RUNS)?))?;
             medians[index].push(timing.median.as_nanos() as f64);
             minima[index].push(timing.minimum.as_nanos() as f64);
         }
@@ -78,8 +77,8 @@ fn smallest(values: &[f64]) -> f64 {
     sorted(values).first().copied().unwrap_or_default()
 }
 
-impl Programs {
-    fn load(hook: Hook) -> Result<Self> {
+impl<'a> Programs<'a> {
+    fn load(path: &'a BenchPath, hook: Hook) -> Result<Self> {
         let (names, redirect) = match hook {
             Hook::Tc => ([ITR, ETR, "empty"], TC_REDIRECT),
             Hook::Xdp => ([ITR_XDP, ETR_XDP, "empty_xdp"], XDP_REDIRECT),
@@ -90,23 +89,29 @@ impl Programs {
         load_program(&mut itr, itr_name)?;
         load_program(&mut etr, etr_name)?;
         load_program(&mut empty, empty_name)?;
-        let maps = [fill_itr_for_test_run(&mut itr)?, fill_etr_for_test_run(&mut etr)?];
+        // The programs ask the kernel's routes and neighbours.
+        let maps = [
+            path.itr.run(|| fill_itr_for_test_run(&mut itr))?,
+            path.etr.run(|| fill_etr_for_test_run(&mut etr))?,
+        ];
         let mut packet = headers().to_vec();
         packet.resize(FRAME, 0);
         // The device of a test run is loopback, whose address is zero.
         packet[..6].fill(0);
-        let encapsulated = process(program(&itr, itr_name)?, &packet, redirect).context("ITR")?;
-        let delivered = process(program(&etr, etr_name)?, &encapsulated, redirect).context("ETR")?;
+        let itr_run = || process(program(&itr, itr_name)?, &packet, redirect).context("ITR");
+        let encapsulated = path.itr.run(itr_run)?;
+        let etr_run = || process(program(&etr, etr_name)?, &encapsulated, redirect).context("ETR");
+        let delivered = path.etr.run(etr_run)?;
         ensure!(delivered[34..] == packet[34..], "the packet did not come out as it went in");
-        Ok(Self { itr, etr, empty, names, packet, encapsulated, _maps: maps })
+        Ok(Self { path, itr, etr, empty, names, packet, encapsulated, _maps: maps })
     }
 
-    fn all(&self) -> Result<[(&Program, &[u8]); 3]> {
+    fn all(&self) -> Result<[(&Netns, &Program, &[u8]); 3]> {
         let [itr, etr, empty] = self.names;
         Ok([
-            (program(&self.itr, itr)?, &self.packet),
-            (program(&self.etr, etr)?, &self.encapsulated),
-            (program(&self.empty, empty)?, &self.packet),
+            (&self.path.itr, program(&self.itr, itr)?, &self.packet),
+            (&self.path.etr, program(&self.etr, etr)?, &self.encapsulated),
+            (&self.path.etr, program(&self.empty, empty)?, &self.packet),
         ])
     }
 }

@@ -33,7 +33,7 @@ impl<'a> Agent<'a> {
     pub(crate) fn start(network: &'a Network, weights: &[(&str, u32)]) -> Self {
         let directory = network.directory();
         let token = directory.join("token");
-        let mut file = fs::OpenOptions::new().create(true).write(true).mode(0o600).open(&token).unwrap();
+        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&token).unwrap();
         write!(file, "token-for-the-namespaces-of-a-test").unwrap();
         let api = Api::new(network.host("balancer"), Some(token));
         let mut agent = Self { network, directory, api, process: None };

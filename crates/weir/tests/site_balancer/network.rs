@@ -112,8 +112,8 @@ impl Drop for Network {
 }
 
 /// Address of a server in its VLAN.
-pub(crate) const fn server_address(vlan: u16, last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, (vlan / 100) as u8, 0, last)
+pub(crate) fn server_address(vlan: u16, last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, u8::try_from(vlan / 100).unwrap(), 0, last)
 }
 
 fn ports() -> Vec<Port> {

@@ -3,6 +3,12 @@
 //! The kernels that tests run on may have no VLAN devices. Tags are put into the octets of the frame here, which is also
 //! the only place where an XDP program sees them.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "constants and sizes of structs in the types that the kernel's interface has for them"
+)]
+
 use std::collections::HashMap;
 use std::io;
 use std::mem;
