@@ -245,3 +245,46 @@ fn behind_a_tunnel_the_way_to_its_end_is_resolved() {
     assert_eq!(wanted[0].backends[0].tunnel.unwrap().mac, [2, 0, 0, 0, 0, 7]);
     assert_eq!(wanted[0].backends[0].mac, [2, 0, 0, 0, 0, 1]);
 }
+
+/// The monitor and this machine together: what flaps faster than `rise` and `fall` changes nothing.
+#[test]
+fn a_flap_below_the_thresholds_is_no_change() {
+    use crate::balancer::health::{Failure, Monitor, Output as Wanted, Pace, State};
+    let mut core = fresh(SERVICES);
+    all_up(&mut core);
+    applied(&mut core, at(10));
+    let pace = Pace { interval: Duration::from_secs(2), rise: 2, fall: 3 };
+    let mut monitor = Monitor::new(1);
+    monitor.set_targets(at(0), [(backend("a"), pace)]);
+    let mut fails = |core: &mut Core, results: &[bool]| {
+        let mut applies = 0;
+        let mut left = results.iter();
+        while let Some(at) = monitor.poll_timeout() {
+            monitor.handle_timeout(at);
+            while let Some(output) = monitor.poll_output() {
+                match output {
+                    Wanted::Probe { id, run } => {
+                        let Some(failed) = left.next() else { return applies };
+                        let failure = Failure::Overdue { after: Duration::from_secs(1) };
+                        monitor.handle_result(at, &id, run, if *failed { Err(failure) } else { Ok(()) });
+                    }
+                    Wanted::Changed(changed) => {
+                        let up = changed.state == State::Healthy;
+                        let health = if up { Health::Up } else { Health::Down };
+                        core.handle_health(at, &changed.id, health, "");
+                        applies += u32::from(applied(core, at).is_some());
+                    }
+                }
+            }
+        }
+        applies
+    };
+    let (ok, no) = (false, true);
+    assert_eq!(fails(&mut core, &[ok, ok, no, no, ok, no, ok, no, no, ok]), 0);
+    assert_eq!(
+        fails(&mut core, &[no, no, no, ok, no, ok, no]),
+        1,
+        "down once, and one success is not enough"
+    );
+    assert_eq!(fails(&mut core, &[ok, ok, no, no, ok]), 1, "up once");
+}
