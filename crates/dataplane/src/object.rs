@@ -97,7 +97,7 @@ fn ticks_per_second() -> u32 {
     let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the timespec outlives the call; an error leaves it at zero.
     unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) };
-    let hertz = SECOND / i64::from(tick.tv_nsec).max(1);
+    let hertz = SECOND / tick.tv_nsec.max(1);
     // Ticks are 1 to 10 ms; what else is told would only make a cache be believed for too long or not at all.
     u32::try_from(hertz).ok().filter(|hertz| (100..=1024).contains(hertz)).unwrap_or(100)
 }

@@ -106,14 +106,6 @@ impl Kernel {
         self.count_under(traffic)
     }
 
-    /// Replaces the local EIDs without a new generation, which user space never does.
-    pub(crate) fn local_eids_alone(&mut self, tables: &Tables) -> Result<()> {
-        let old = std::mem::take(&mut self.tables.local_eids);
-        replace(&mut self.trie::<LocalEidValue>("LOCAL_EIDS")?, old.keys(), &tables.local_eids)?;
-        self.tables.local_eids = tables.local_eids.clone();
-        Ok(())
-    }
-
     fn count_under(&mut self, traffic: &[TrafficKey]) -> Result<()> {
         let old = std::mem::replace(&mut self.traffic, traffic.to_vec());
         for key in old {
