@@ -15,6 +15,8 @@ pub const NO_BACKEND: u16 = 0xffff;
 pub const CHUNK_SLOTS: u32 = 32;
 /// Chunks of all tables together unless the loader says otherwise: 64 MiB.
 pub const CHUNKS: usize = 1 << 20;
+/// VIPs that each CPU remembers, a power of two.
+pub const VIP_CACHE_CELLS: u32 = 512;
 /// Tunnel endpoints that a node may have itself.
 pub const VTEPS: usize = 4;
 
@@ -175,6 +177,10 @@ pub struct BalancerNodeValue {
     pub seed: u32,
     /// Tunnel endpoints in use; without one, VXLAN and Geneve are UDP like any other.
     pub vtep_count: u32,
+    /// Another number, and not 0, after every change of the VIP table: programs do not ask it for every packet.
+    pub generation: u32,
+    /// Always 0, which the kernel's verifier does not know: what is mixed with it is of any value to it.
+    pub zero: u32,
     /// Addresses of the node's tunnel endpoints, IPv4-mapped.
     pub vteps: [[u8; 16]; VTEPS],
 }
@@ -218,7 +224,7 @@ crate::sizes! {
     VipValue = 40,
     BackendValue = 16,
     TunnelValue = 24,
-    BalancerNodeValue = 16 + 16 * VTEPS,
+    BalancerNodeValue = 24 + 16 * VTEPS,
     BalancedFlowValue = 16,
     BalancedValue = 16,
 }

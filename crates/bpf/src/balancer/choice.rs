@@ -11,6 +11,7 @@ use crate::headers::Address;
 use crate::maps::{Aligned, BACKENDS, FLOWS, FlowWords, TABLES, VIPS, VipWords};
 use crate::packet::{Kind, Packet};
 use crate::segment::Layers;
+use crate::vip_cache;
 
 /// What is done with a packet that is not refused.
 pub(crate) enum Choice {
@@ -35,7 +36,9 @@ pub(crate) struct Chosen {
 /// The VIP of a packet by rules 4 to 7, then its backend.
 #[inline(always)]
 pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet) -> Result<Choice, Reason> {
-    let at = |port_protocol| look_up(&packet.destination, layers.segment, port_protocol);
+    let key =
+        |port_protocol| VipWords { address: packet.destination, segment: layers.segment, port_protocol };
+    let at = |port_protocol| look_up(&Aligned(key(port_protocol)));
     let address = || at(0);
     // Port 0 is the entry of fragments, protocol 0 as well the one of the address: neither is a packet's.
     let exact = || match packet.ports >> 16 {
@@ -47,7 +50,16 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
         protocol => at(u32::from(protocol) << 16),
     };
     let vip = match packet.kind {
-        Kind::Transport { .. } => exact()?.ok_or(Reason::PassNoVip)?,
+        Kind::Transport | Kind::First => match packet.ports >> 16 {
+            0 => return Err(Reason::PassNoVip),
+            port => {
+                let key = Aligned(key(port | u32::from(packet.protocol) << 16));
+                // Before the VIP table, or an old value would be taken for the new generation's.
+                // SAFETY: an aligned word of the entry of an array.
+                let generation = unsafe { (&raw const node.generation).read_volatile() };
+                vip_cache::find(generation, &key, || look_up(&key))?.ok_or(Reason::PassNoVip)?
+            }
+        },
         Kind::Fragment => match fragments()? {
             Some(vip) => vip,
             None => return Err(address()?.map_or(Reason::PassNoVip, |_| Reason::DropFragment)),
@@ -73,9 +85,8 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
 
 /// A VIP's entry, read at one moment.
 #[inline(always)]
-fn look_up(address: &Address, segment: u32, port_protocol: u32) -> Result<Option<VipValue>, Reason> {
-    let key = Aligned(VipWords { address: *address, segment, port_protocol });
-    let [a, b, c, d] = *address;
+fn look_up(key: &Aligned<VipWords>) -> Result<Option<VipValue>, Reason> {
+    let VipWords { address: [a, b, c, d], segment, port_protocol } = key.0;
     let digest = key_digest([a, b, c, d, segment, port_protocol]);
     let mut entry = Ok(None);
     for _ in 0..2 {
@@ -157,7 +168,7 @@ impl Flow {
     #[inline(always)]
     fn backend(&self, vip: &VipValue, kind: Kind) -> Result<Chosen, Reason> {
         let is_error = kind == Kind::Error;
-        let is_first = kind == Kind::Transport { first: true };
+        let is_first = kind == Kind::First;
         let flow_table = vip.flags & VIP_FLOW_TABLE != 0;
         let chosen = |index, backend, reason, remember| {
             let reason = if is_error { Reason::IcmpRelayed } else { reason };

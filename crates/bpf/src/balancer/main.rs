@@ -12,6 +12,7 @@ mod headers;
 mod maps;
 mod packet;
 mod segment;
+mod vip_cache;
 mod write;
 
 use aya_ebpf::{
@@ -28,6 +29,7 @@ use crate::maps::{NODE, count, count_sent};
 
 /// Balances what comes in on its port.
 #[xdp]
+#[inline(always)]
 pub fn weir_balancer(context: XdpContext) -> u32 {
     let frame = Frame::new(context.ctx.cast::<xdp_md>());
     let (reason, action) = match balance(&frame) {
@@ -49,6 +51,7 @@ fn balance(frame: &Frame) -> Result<Reason, Reason> {
     }
     let layers = segment::layers(frame, node)?;
     let packet = packet::parse(frame, &layers)?;
+    let (layers, packet) = (layers.forgotten(node.zero), packet.forgotten(node.zero));
     match choice::choose(node, &layers, &packet)? {
         Choice::Answer => echo::answer(frame, &layers),
         Choice::Send(flow, Chosen { vip, index, backend, reason, remember, drain }) => {

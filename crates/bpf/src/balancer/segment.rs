@@ -20,6 +20,7 @@ const VXLAN_PORT: [u8; 2] = 4789u16.to_be_bytes();
 const GENEVE_PORT: [u8; 2] = 6081u16.to_be_bytes();
 
 /// IP version.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     V4,
@@ -27,6 +28,7 @@ pub(crate) enum Family {
 }
 
 /// What stands in front of the network header.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Link {
     Untagged,
@@ -45,6 +47,22 @@ pub(crate) struct Layers {
     pub(crate) segment: u32,
     /// Octets up to the end of the frame, or of the outer packet that holds it.
     pub(crate) end: u32,
+}
+
+impl Layers {
+    /// The same, but the verifier has forgotten how it came to be: [`crate::packet::Packet::forgotten`].
+    #[inline(always)]
+    pub(crate) const fn forgotten(self, zero: u32) -> Self {
+        let link = match self.link as u32 ^ zero {
+            0 => Link::Untagged,
+            1 => Link::Tagged,
+            2 => Link::DoubleTagged,
+            3 => Link::TunnelV4,
+            _ => Link::TunnelV6,
+        };
+        let family = if self.family as u32 ^ zero == 0 { Family::V4 } else { Family::V6 };
+        Self { link, family, segment: self.segment ^ zero, end: self.end }
+    }
 }
 
 impl Link {

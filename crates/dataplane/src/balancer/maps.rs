@@ -108,8 +108,15 @@ impl Maps {
                 self.vip_counters.set(*id, zero, 0).map_err(of("VIP_COUNTERS"))
             }
             Write::Table(first, slots) => self.tables.fill(*first, slots),
-            Write::Vip(key, value) => self.vips.insert(key, value, 0).map_err(of("BALANCER_VIPS")),
-            Write::RemoveVip(key) => absent(self.vips.remove(key), "BALANCER_VIPS"),
+            // At once: what is written next may be what no program may see that goes by the old value.
+            Write::Vip(key, value) => {
+                self.vips.insert(key, value, 0).map_err(of("BALANCER_VIPS"))?;
+                self.new_generation()
+            }
+            Write::RemoveVip(key) => {
+                absent(self.vips.remove(key), "BALANCER_VIPS")?;
+                self.new_generation()
+            }
         }
     }
 
@@ -121,12 +128,18 @@ impl Maps {
         self.node.get(&0, 0).map_err(of("BALANCER_NODE"))
     }
 
-    /// Tells the program of its node.
+    /// Tells the program of its node, and that whatever it remembers is old.
     ///
     /// # Errors
     /// If the kernel refuses it.
     pub(crate) fn set_node(&mut self, value: &BalancerNodeValue) -> Result<(), DataplaneError> {
+        let generation = self.node()?.generation.wrapping_add(1).max(1);
+        let value = BalancerNodeValue { generation, ..*value };
         self.node.set(0, value, 0).map_err(of("BALANCER_NODE"))
+    }
+
+    fn new_generation(&mut self) -> Result<(), DataplaneError> {
+        self.set_node(&self.node()?)
     }
 
     /// The memory of tables.

@@ -160,9 +160,6 @@ impl Balancer {
     fn introduce(&mut self, node: BalancerNodeValue) -> Result<(), DataplaneError> {
         let node = BalancerNodeValue { mac: self.link.mac, ..node };
         let before = self.state.maps.node()?;
-        if before == node {
-            return Ok(());
-        }
         if before.seed != node.seed && before != BalancerNodeValue::default() {
             tracing::warn!("the seed of the flow hash is another one than before: flows move");
         }

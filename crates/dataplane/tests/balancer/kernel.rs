@@ -22,6 +22,8 @@ const BACKENDS: &str = "BACKEND_COUNTERS";
 pub(crate) struct Kernel {
     object: Ebpf,
     pub(crate) state: State,
+    /// Of the maps' contents.
+    generation: u32,
     /// What is counted by now, per reason.
     reasons: Vec<u64>,
     /// Packets and octets per map and index.
@@ -33,7 +35,7 @@ impl Kernel {
         let object = crate::load(BalancerMapOptions::default())
             .context("the balancer (needs root and a kernel with BTF)")?;
         let reasons = vec![0; BalancerReason::ALL.len()];
-        Ok(Self { object, state: State::default(), reasons, counted: BTreeMap::new() })
+        Ok(Self { object, state: State::default(), generation: 0, reasons, counted: BTreeMap::new() })
     }
 
     /// A map for a test's own use.
@@ -91,9 +93,17 @@ impl Kernel {
         self.replace::<TableChunk>("TABLES", old.chunks.keys(), &state.chunks)?;
         self.replace::<BackendValue>("BACKENDS", old.backends.keys(), &state.backends)?;
         self.replace::<TunnelValue>("TUNNELS", old.tunnels.keys(), &state.tunnels)?;
-        self.array::<BalancerNodeValue>("BALANCER_NODE")?.set(0, state.node, 0)?;
+        self.generation += 1;
+        let node = BalancerNodeValue { generation: self.generation, ..state.node };
+        self.array::<BalancerNodeValue>("BALANCER_NODE")?.set(0, node, 0)?;
         self.state = state;
         Ok(())
+    }
+
+    /// From now on every packet asks the VIP table.
+    pub(crate) fn remember_nothing(&mut self) -> Result<()> {
+        let node = BalancerNodeValue { generation: 0, ..self.state.node };
+        Ok(self.array::<BalancerNodeValue>("BALANCER_NODE")?.set(0, node, 0)?)
     }
 
     fn reason(&self, reason: BalancerReason) -> Result<u64> {

@@ -91,7 +91,8 @@ impl State {
         let mut vteps = [[0; 16]; VTEPS];
         vteps[0] = mapped(vtep(false));
         vteps[1] = mapped(vtep(true));
-        let node = BalancerNodeValue { mac: PORT, pad: [0; 2], seed: SEED, vtep_count: 2, vteps };
+        let node =
+            BalancerNodeValue { mac: PORT, seed: SEED, vtep_count: 2, vteps, ..BalancerNodeValue::default() };
         Self { node, ..Self::default() }
     }
 

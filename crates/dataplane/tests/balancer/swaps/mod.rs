@@ -119,6 +119,7 @@ fn no_packet_sees_half_a_change_or_anothers() -> Result<()> {
     let swap = Swap::new();
     let mut kernel = Kernel::new()?;
     kernel.install(swap.state.clone())?;
+    kernel.remember_nothing()?;
     let mut vips: HashMap<_, VipKey, VipValue> = kernel.take_map("BALANCER_VIPS")?.try_into()?;
     let (ended, swaps) = (AtomicBool::new(false), AtomicU32::new(0));
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -169,7 +170,7 @@ fn thousand_swaps() -> Result<()> {
     let [first, _] = &mut programs;
     fill::<TableChunk>(first, "TABLES", &swap.state.chunks)?;
     fill::<BackendValue>(first, "BACKENDS", &swap.state.backends)?;
-    let mut node: Array<_, BalancerNodeValue> = first.map_mut("BALANCER_NODE").context("map")?.try_into()?;
+    let mut node: Array<_, BalancerNodeValue> = first.take_map("BALANCER_NODE").context("map")?.try_into()?;
     node.set(0, swap.state.node, 0)?;
     let mut vips: HashMap<_, VipKey, VipValue> =
         first.take_map("BALANCER_VIPS").context("map")?.try_into()?;
@@ -194,6 +195,8 @@ fn thousand_swaps() -> Result<()> {
         let traffic = scope.spawn(|| switch.run(&flows, &ended, &mut check));
         let changes = (1..=SWAPS).try_for_each(|number| -> Result<()> {
             vips.insert(swap.key, swap.value(number), 0)?;
+            // As user space does after every change, or the old value is remembered.
+            node.set(0, BalancerNodeValue { generation: number, ..swap.state.node }, 0)?;
             let program = xdp(&mut programs[number as usize % 2], BALANCER)?;
             let id = program.attach_to_link(link.take().context("link")?)?;
             link = Some(program.take_link(id)?);
