@@ -3,6 +3,8 @@
 //! A frame to a VIP: [`VipValue`] by [`VipKey`], one slot of that VIP's table by the hash of the flow, the
 //! [`BackendValue`] that the slot names. Addresses, MACs and ports are in network order, everything else is native.
 
+pub use crate::balancer_hash::FlowHash;
+
 /// Entries of the VIP table: VIPs, their addresses, and those that take fragments.
 pub const VIP_ENTRIES: usize = 16_384;
 /// VIPs that are counted: [`VipValue::id`] is below this.
@@ -173,7 +175,7 @@ pub struct BalancerNodeValue {
     pub mac: [u8; 6],
     /// Explicit padding.
     pub pad: [u8; 2],
-    /// Start of the flow hash, the same on all nodes of a group.
+    /// Of [`Self::flow_hash`].
     pub seed: u32,
     /// Tunnel endpoints in use; without one, VXLAN and Geneve are UDP like any other.
     pub vtep_count: u32,
@@ -183,6 +185,8 @@ pub struct BalancerNodeValue {
     pub zero: u32,
     /// Addresses of the node's tunnel endpoints, IPv4-mapped.
     pub vteps: [[u8; 16]; VTEPS],
+    /// [`FlowHash::of_seed`], the same on all nodes of a group.
+    pub flow_hash: FlowHash,
 }
 
 /// Where a flow goes; its key is a [`crate::FlowKey`] with the segment as instance.
@@ -224,7 +228,8 @@ crate::sizes! {
     VipValue = 40,
     BackendValue = 16,
     TunnelValue = 24,
-    BalancerNodeValue = 24 + 16 * VTEPS,
+    FlowHash = 96,
+    BalancerNodeValue = 24 + 16 * VTEPS + 96,
     BalancedFlowValue = 16,
     BalancedValue = 16,
 }

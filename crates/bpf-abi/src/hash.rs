@@ -2,25 +2,15 @@
 
 use crate::{BUCKETS, FlowKey};
 
-/// Start of [`flow_hash`].
-const START: u32 = 0x9e37_79b9;
-
 /// 32 bits over every octet of the key, MurmurHash3's rounds and finalizer; fixed for ever
 /// (the tests hold published vectors), because bucket and outer source port of running flows depend on it.
 #[must_use]
 #[inline(always)]
 pub fn flow_hash(key: &FlowKey) -> u32 {
-    flow_hash_from(START, key)
-}
-
-/// [`flow_hash`] with another start: who does not know it cannot choose flows that collide.
-#[must_use]
-#[inline(always)]
-pub fn flow_hash_from(start: u32, key: &FlowKey) -> u32 {
     let [s0, s1] = key.source_port;
     let [d0, d1] = key.destination_port;
     let ports = u32::from_be_bytes([s0, s1, d0, d1]);
-    hash_words_from(start, words(&key.source), words(&key.destination), key.instance_id, ports, key.protocol)
+    hash_words(words(&key.source), words(&key.destination), key.instance_id, ports, key.protocol)
 }
 
 /// [`flow_hash`] of a key in words: addresses as four big-endian numbers, source port in front of destination port.
@@ -33,21 +23,7 @@ pub const fn hash_words(
     ports: u32,
     protocol: u32,
 ) -> u32 {
-    hash_words_from(START, source, destination, instance_id, ports, protocol)
-}
-
-/// [`flow_hash_from`] of a key in words.
-#[must_use]
-#[inline(always)]
-pub const fn hash_words_from(
-    start: u32,
-    source: [u32; 4],
-    destination: [u32; 4],
-    instance_id: u32,
-    ports: u32,
-    protocol: u32,
-) -> u32 {
-    let mut hash = start;
+    let mut hash = 0x9e37_79b9_u32;
     hash = mix(hash, fold(source));
     hash = mix(hash, fold(destination));
     hash = mix(hash, instance_id);

@@ -20,13 +20,14 @@ macro_rules! sizes {
 pub(crate) use sizes;
 
 pub mod balancer;
+mod balancer_hash;
 mod gateway;
 mod hash;
 mod reason;
 pub mod tester;
 
 pub use gateway::*;
-pub use hash::{bucket, flow_hash, flow_hash_from, fold_address, hash_words, hash_words_from, source_port};
+pub use hash::{bucket, flow_hash, fold_address, hash_words, source_port};
 pub use reason::{BalancerReason, Reason};
 
 /// Version of the layout; part of the pin directory's name, so that no program reads another version's maps.

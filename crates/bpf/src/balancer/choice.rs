@@ -5,7 +5,6 @@ use bpf_abi::balancer::{
     BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND,
     VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, key_digest, slot,
 };
-use bpf_abi::hash_words_from;
 
 use crate::headers::Address;
 use crate::maps::{Aligned, BACKENDS, FLOWS, FlowWords, TABLES, VIPS, VipWords};
@@ -153,8 +152,7 @@ impl Flow {
         };
         let native =
             |[a, b, c, d]: Address| [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d)];
-        let hash = hash_words_from(
-            node.seed,
+        let hash = node.flow_hash.of_words(
             native(key.source),
             native(key.destination),
             key.segment,

@@ -52,15 +52,7 @@ impl Packet {
             6 => Kind::OtherIcmp,
             _ => Kind::Other,
         };
-        let [s0, s1, s2, s3] = self.source;
-        let [d0, d1, d2, d3] = self.destination;
-        Self {
-            source: [s0 ^ zero, s1 ^ zero, s2 ^ zero, s3 ^ zero],
-            destination: [d0 ^ zero, d1 ^ zero, d2 ^ zero, d3 ^ zero],
-            protocol: (self.protocol as u32 ^ zero) as u8,
-            ports: self.ports ^ zero,
-            kind,
-        }
+        Self { protocol: (self.protocol as u32 ^ zero) as u8, kind, ..self }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use bpf_abi::FlowKey;
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BackendValue, BalancedFlowValue, NO_BACKEND, VIP_BY_ADDRESSES, VIP_FLOW_TABLE, VipValue,
-    slot,
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, FlowHash, NO_BACKEND, VIP_BY_ADDRESSES, VIP_FLOW_TABLE,
+    VipValue, slot,
 };
-use bpf_abi::{FlowKey, flow_hash_from};
 use serde::Serialize;
 
 use crate::balancer::desired::{Protocol, Segment, VipId};
@@ -147,7 +147,7 @@ pub(crate) fn explain<L: LookUp>(maps: &L, query: &FlowQuery) -> Result<Explanat
     let entry = if id.port == 0 { None } else { maps.vip(&id)? };
     let Some(value) = entry else { return Ok(no_vip(&id, &maps.others(&id))) };
     let key = query.key(value.flags & VIP_BY_ADDRESSES != 0);
-    let hash = flow_hash_from(maps.seed()?, &key);
+    let hash = FlowHash::of_seed(maps.seed()?).of(&key);
     let current = choice(maps, &id, hash, value.table, value.size)?;
     let previous = choice(maps, &id, hash, value.previous_table, value.previous_size)?;
     let flow_table = value.flags & VIP_FLOW_TABLE != 0;

@@ -189,9 +189,9 @@ pub(crate) async fn leave_other_hook(
 /// Waits for a link whose pin was removed: the kernel takes it off a little later.
 ///
 /// # Errors
-/// If it is still there after a second.
+/// If it is still there after ten seconds.
 pub(crate) async fn wait_until_free(netlink: &Netlink, interface: &str) -> Result<(), DataplaneError> {
-    for _ in 0..100 {
+    for _ in 0..1000 {
         if netlink.link(interface).await?.is_none_or(|link| link.xdp.is_none()) {
             return Ok(());
         }

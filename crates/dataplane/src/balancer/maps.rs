@@ -7,8 +7,8 @@ use std::sync::atomic::{Ordering, fence};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use bpf_abi::balancer::{
-    BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND, TableChunk,
-    TunnelValue, VipKey, VipValue,
+    BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, CHUNK_SLOTS, FlowHash, NO_BACKEND,
+    TableChunk, TunnelValue, VipKey, VipValue,
 };
 use bpf_abi::{BalancerReason, FlowKey};
 use codec::Instant;
@@ -134,7 +134,7 @@ impl Maps {
     /// If the kernel refuses it.
     pub(crate) fn set_node(&mut self, value: &BalancerNodeValue) -> Result<(), DataplaneError> {
         let generation = self.node()?.generation.wrapping_add(1).max(1);
-        let value = BalancerNodeValue { generation, ..*value };
+        let value = BalancerNodeValue { generation, flow_hash: FlowHash::of_seed(value.seed), ..*value };
         self.node.set(0, value, 0).map_err(of("BALANCER_NODE"))
     }
 

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Result, ensure};
 use balance::maglev::{Base, Member, TableSize, table};
 use bpf_abi::balancer::segment::NONE;
-use bpf_abi::balancer::{NO_BACKEND, slot};
-use bpf_abi::flow_hash_from;
+use bpf_abi::balancer::{FlowHash, NO_BACKEND, slot};
 
 use crate::frames::{ACK, Flow, Ip, flow, frame, vip};
 use crate::kernel::Kernel;
@@ -70,7 +69,7 @@ fn places(kernel: &Kernel, flows: &[Flow]) -> Result<Vec<u32>> {
 }
 
 fn flow_slot(flow: &Flow, size: usize) -> usize {
-    slot(flow_hash_from(SEED, &flow_key(flow, TCP, NONE)), size as u32) as usize
+    slot(FlowHash::of_seed(SEED).of(&flow_key(flow, TCP, NONE)), size as u32) as usize
 }
 
 fn flows(seed: u64, count: usize) -> Vec<Flow> {

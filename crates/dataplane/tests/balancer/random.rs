@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use bpf_abi::BalancerReason;
 use bpf_abi::balancer::segment::{DOT1AD, DOT1Q, GENEVE, KIND, NONE, VXLAN};
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BalancedFlowValue, NO_BACKEND, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipKey,
+    BACKEND_USABLE, BalancedFlowValue, FlowHash, NO_BACKEND, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE,
+    VipKey,
 };
 
 use crate::frames::tunnel::{Outer, vtep};
@@ -88,6 +89,7 @@ fn slots(random: &mut Random, segment: usize) -> Vec<u16> {
 fn site(random: &mut Random) -> State {
     let mut state = State::node();
     state.node.seed = random.next() as u32;
+    state.node.flow_hash = FlowHash::of_seed(state.node.seed);
     state.node.vtep_count = random.of(&[0, 1, 2, 2, 2, 2, 2, 2, 2, 4]);
     let outer_v6 = random.percent(40);
     // Endpoints of backends are all of one family, and so are the node's.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bpf_abi::FlowKey;
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND, TunnelValue,
-    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VTEPS, VipKey, VipValue, segment,
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, FlowHash, NO_BACKEND,
+    TunnelValue, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VTEPS, VipKey, VipValue, segment,
 };
 use dataplane::mapped;
 
@@ -91,8 +91,14 @@ impl State {
         let mut vteps = [[0; 16]; VTEPS];
         vteps[0] = mapped(vtep(false));
         vteps[1] = mapped(vtep(true));
-        let node =
-            BalancerNodeValue { mac: PORT, seed: SEED, vtep_count: 2, vteps, ..BalancerNodeValue::default() };
+        let node = BalancerNodeValue {
+            mac: PORT,
+            seed: SEED,
+            flow_hash: FlowHash::of_seed(SEED),
+            vtep_count: 2,
+            vteps,
+            ..BalancerNodeValue::default()
+        };
         Self { node, ..Self::default() }
     }
 

@@ -1,9 +1,10 @@
 //! Rule 8: the backend.
 
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BalancedFlowValue, CHUNK_SLOTS, CHUNKS, NO_BACKEND, VIP_FLOW_TABLE, VipValue, slot,
+    BACKEND_USABLE, BalancedFlowValue, CHUNK_SLOTS, CHUNKS, FlowHash, NO_BACKEND, VIP_FLOW_TABLE, VipValue,
+    slot,
 };
-use bpf_abi::{BalancerReason, FlowKey, flow_hash_from};
+use bpf_abi::{BalancerReason, FlowKey};
 
 use super::{Choice, State};
 
@@ -16,7 +17,7 @@ impl State {
         first: bool,
         quoted: bool,
     ) -> Result<Choice, BalancerReason> {
-        let hash = flow_hash_from(self.node.seed, &flow);
+        let hash = FlowHash::of_seed(self.node.seed).of(&flow);
         let current = self.named(vip.table, vip.size, hash);
         let previous = self.named(vip.previous_table, vip.previous_size, hash);
         let drains = vip.previous_size > 0;

@@ -14,8 +14,7 @@ use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
 use aya::{Ebpf, Pod};
 use bpf_abi::balancer::segment::NONE;
-use bpf_abi::balancer::{BackendValue, BalancerNodeValue, TableChunk, VipKey, VipValue, slot};
-use bpf_abi::flow_hash_from;
+use bpf_abi::balancer::{BackendValue, BalancerNodeValue, FlowHash, TableChunk, VipKey, VipValue, slot};
 use dataplane::bpffs;
 use dataplane::object::{BALANCER, BalancerMapOptions};
 use dataplane::test_run::XDP_TX;
@@ -103,7 +102,7 @@ impl Swap {
 
     /// The backends that a flow has in the two tables.
     fn backends(&self, flow: &Flow) -> [u16; 2] {
-        let hash = flow_hash_from(SEED, &flow_key(flow, UDP, NONE));
+        let hash = FlowHash::of_seed(SEED).of(&flow_key(flow, UDP, NONE));
         [0, 1].map(|at| self.tables[at][slot(hash, self.values[at].size) as usize])
     }
 }
