@@ -14,10 +14,7 @@ use bpf_abi::NEIGHBOUR_CELLS;
 
 use crate::clock::{ticks, ticks_per_second};
 use crate::headers::Address;
-use crate::routes::{self, MacPairs};
-
-/// The beginning of a frame: destination and source MAC.
-pub(crate) type Macs = [MacPairs; 2];
+use crate::routes::{self, Macs};
 
 /// A next hop on an interface. One cache line.
 #[repr(C, align(8))]
@@ -64,7 +61,7 @@ pub(crate) unsafe fn macs(context: *mut __sk_buff, ifindex: u32, address: &Addre
         ifindex,
         asked: now,
         known: u32::from(hop.is_some()),
-        macs: hop.map_or([[0; 3]; 2], |hop| [hop.destination, hop.source]),
+        macs: hop.map_or([0; 3], |hop| hop.macs),
         pad: [0; 6],
     };
     None

@@ -12,14 +12,13 @@ pub(crate) struct Hop {
     pub(crate) ifindex: u32,
     /// The destination, or the gateway on the way to it.
     pub(crate) address: Address,
-    /// MAC of the hop.
-    pub(crate) destination: MacPairs,
-    /// MAC of the interface.
-    pub(crate) source: MacPairs,
+    pub(crate) macs: Macs,
 }
 
-/// A MAC address, in pairs of octets as memory holds them.
-pub(crate) type MacPairs = [u16; 3];
+/// What a frame begins with, destination and source MAC, in words as memory holds them.
+///
+/// Not octets: the compiler would copy them one by one.
+pub(crate) type Macs = [u32; 3];
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -67,12 +66,15 @@ pub(crate) unsafe fn ask(
             _ => fib.__bindgen_anon_4.ipv6_dst,
         }
     };
-    let pairs = |at: *const [u8; 6]| {
-        // Volatile, or the compiler merges pairs into words that are not aligned.
-        // SAFETY: six octets that were written, aligned to 2.
-        let pair = |index: usize| unsafe { at.cast::<u16>().add(index).read_volatile() };
-        [pair(0), pair(1), pair(2)]
-    };
-    let (destination, source) = (pairs(&raw const fib.dmac), pairs(&raw const fib.smac));
-    Some(Hop { ifindex: fib.ifindex, address, destination, source })
+    // Volatile, or the compiler merges pairs into words that are not aligned.
+    // SAFETY: six octets that were written, aligned to 2.
+    let pair = |mac: *const [u8; 6], at: usize| unsafe { mac.cast::<u16>().add(at).read_volatile() };
+    let (to, from) = (&raw const fib.dmac, &raw const fib.smac);
+    let word = |low: u16, high: u16| (u32::from(low.to_le()) | u32::from(high.to_le()) << 16).to_le();
+    let macs = [
+        word(pair(to, 0), pair(to, 1)),
+        word(pair(to, 2), pair(from, 0)),
+        word(pair(from, 1), pair(from, 2)),
+    ];
+    Some(Hop { ifindex: fib.ifindex, address, macs })
 }

@@ -13,10 +13,11 @@ use aya_ebpf::{
 use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 
 use crate::etr::{is_segmented, next_hop};
-use crate::headers::{Address, unmapped, words};
+use crate::headers::{Address, unmapped, words, write_words};
 use crate::maps::Aligned;
-use crate::neighbours::{self, Macs};
+use crate::neighbours;
 use crate::packet::{Family, Packet, at, opaque};
+use crate::routes::Macs;
 
 /// The context of a TC program.
 pub(crate) struct SocketBuffer(pub(crate) *mut __sk_buff);
@@ -178,7 +179,7 @@ impl Packet for SocketBuffer {
         if let Some(macs) = route.macs {
             let Some(start) = at::<Macs>(self, 0) else { return Self::DROP };
             // SAFETY: `at` checked that these octets are in the packet.
-            unsafe { start.write_unaligned(macs) };
+            unsafe { write_words(start, macs) };
             return self.redirect(route.ifindex);
         }
         let mut address = Aligned(route.parameters());

@@ -1,6 +1,8 @@
 //! Packets as frames: XDP, for physical network cards with native support. No GSO, and the program writes the
 //! link-layer addresses itself.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
     btf_maps::PerCpuArray,
@@ -11,9 +13,9 @@ use bpf_abi::{LOCATOR_MAC_RESOLVED, LocalEidValue, LocatorValue, Reason};
 
 use crate::clock::{ticks, ticks_per_second};
 use crate::etr::next_hop;
-use crate::headers::{Address, Ethernet, words};
+use crate::headers::{Address, Ethernet, words, write_words};
 use crate::packet::{Family, Packet, at};
-use crate::routes::{self, MacPairs};
+use crate::routes::{self, Macs};
 
 /// The context of an XDP program.
 pub(crate) struct Frame(pub(crate) *mut xdp_md);
@@ -23,8 +25,7 @@ pub(crate) struct Frame(pub(crate) *mut xdp_md);
 #[derive(Clone, Copy)]
 pub(crate) struct LinkRoute {
     ifindex: u32,
-    destination: MacPairs,
-    source: MacPairs,
+    macs: Macs,
 }
 
 /// A next hop that the kernel was asked for: asking costs as much as all the rest of the program.
@@ -34,11 +35,6 @@ pub(crate) struct NextHopCell {
     route: LinkRoute,
     /// In ticks; 0 in a cell never used.
     expires: u64,
-}
-
-#[inline(always)]
-const fn pairs([a, b, c, d, e, f]: [u8; 6]) -> MacPairs {
-    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
 }
 
 const NEXT_HOP_CELLS: usize = 1024;
@@ -63,7 +59,7 @@ impl Frame {
         }
         // SAFETY: the context is valid for the run of the program.
         let hop = unsafe { routes::ask(self.0.cast(), self.ifindex(), destination, 0) }?;
-        let route = LinkRoute { ifindex: hop.ifindex, destination: hop.destination, source: hop.source };
+        let route = LinkRoute { ifindex: hop.ifindex, macs: hop.macs };
         // A change of routes or neighbours goes unnoticed for at most a second.
         let expires = now + u64::from(ticks_per_second());
         *cell = NextHopCell { address: *destination, route, expires };
@@ -142,11 +138,11 @@ impl Packet for Frame {
     #[inline(always)]
     fn route_to_locator(&self, locator: &LocatorValue) -> Result<LinkRoute, Reason> {
         if locator.flags & LOCATOR_MAC_RESOLVED != 0 {
-            return Ok(LinkRoute {
-                ifindex: locator.ifindex,
-                destination: pairs(locator.next_hop_mac),
-                source: pairs(locator.source_mac),
-            });
+            const AT: usize = offset_of!(LocatorValue, next_hop_mac);
+            const { assert!(AT.is_multiple_of(4) && offset_of!(LocatorValue, source_mac) == AT + 6) };
+            // SAFETY: both addresses, one behind the other, aligned to 4.
+            let macs = unsafe { (&raw const *locator).byte_add(AT).cast::<Macs>().read() };
+            return Ok(LinkRoute { ifindex: locator.ifindex, macs });
         }
         self.look_up(&words(&locator.destination)).ok_or(Reason::PassNoNextHop)
     }
@@ -169,9 +165,9 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn send(&self, route: &LinkRoute) -> i32 {
-        let Some(start) = at::<[MacPairs; 2]>(self, 0) else { return Self::DROP };
+        let Some(start) = at::<Macs>(self, 0) else { return Self::DROP };
         // SAFETY: `at` checked that these octets are in the packet.
-        unsafe { start.write_unaligned([route.destination, route.source]) };
+        unsafe { write_words(start, route.macs) };
         self.redirect(route.ifindex)
     }
 
