@@ -3,8 +3,9 @@
 use bpf_abi::{Reason, hash_words};
 
 use crate::headers::{Address, IPV6_FRAGMENT, Ipv4, Ipv6, SCTP, TCP, UDP, mapped, read_words};
-use crate::maps::{Aligned, FlowWords};
+use crate::maps::FlowWords;
 use crate::packet::{Family, Packet, at, at_variable};
+use crate::verifier::Aligned;
 
 /// The network header of the packet of an EID.
 #[derive(Clone, Copy)]

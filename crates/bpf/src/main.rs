@@ -15,6 +15,7 @@ mod neighbours;
 mod packet;
 mod routes;
 mod tc;
+mod verifier;
 mod xdp;
 
 use aya_ebpf::{

@@ -12,15 +12,11 @@ use bpf_abi::{
 };
 
 use crate::headers::Address;
+use crate::verifier::Aligned;
 
 /// [`EidKey`] without its length, in words: instance (network order) and address.
 pub(crate) type EidBits = [u32; 5];
 const _: () = assert!(size_of::<Key<EidBits>>() == size_of::<EidKey>());
-
-/// Something on the stack that a helper reads: the compiler merges neighbouring words into one access of 8 octets,
-/// which the verifier takes on the stack only when it is aligned.
-#[repr(C, align(8))]
-pub(crate) struct Aligned<T>(pub(crate) T);
 
 /// [`FlowKey`] in words.
 #[repr(C)]

@@ -1,10 +1,11 @@
 //! What the programs need of a packet, whether it comes as a socket buffer (TC) or as a frame (XDP).
 
-use core::{arch::asm, mem::size_of};
+use core::mem::size_of;
 
 use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 
 use crate::headers::Address;
+use crate::verifier::opaque;
 
 /// Octets of an untagged Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
@@ -90,13 +91,4 @@ pub(crate) fn at_variable<T>(packet: &impl Packet, offset: usize) -> Option<*mut
         return None;
     }
     Some(pointer as *mut T)
-}
-
-/// The same value, but the compiler cannot tell where it comes from.
-#[inline(always)]
-pub(crate) fn opaque(mut value: usize) -> usize {
-    // One instruction, because none at all would give two source lines to the next one, which the kernel refuses.
-    // SAFETY: a register is copied to itself.
-    unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
-    value
 }

@@ -5,7 +5,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{bindings::bpf_fib_lookup as FibLookup, helpers::generated::bpf_fib_lookup};
 
 use crate::headers::{Address, mapped, unmapped};
-use crate::maps::Aligned;
+use crate::verifier::Aligned;
 
 /// Where the kernel would send a packet.
 pub(crate) struct Hop {

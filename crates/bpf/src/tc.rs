@@ -14,10 +14,10 @@ use bpf_abi::{LocalEidValue, LocatorValue, Reason};
 
 use crate::etr::{is_segmented, next_hop};
 use crate::headers::{Address, unmapped, words, write_words};
-use crate::maps::Aligned;
 use crate::neighbours;
-use crate::packet::{Family, Packet, at, opaque};
+use crate::packet::{Family, Packet, at};
 use crate::routes::Macs;
+use crate::verifier::{Aligned, opaque};
 
 /// The context of a TC program.
 pub(crate) struct SocketBuffer(pub(crate) *mut __sk_buff);

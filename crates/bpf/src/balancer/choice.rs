@@ -7,9 +7,10 @@ use bpf_abi::balancer::{
 };
 
 use crate::headers::Address;
-use crate::maps::{Aligned, BACKENDS, FLOWS, FlowWords, TABLES, VIPS, VipWords};
+use crate::maps::{BACKENDS, FLOWS, FlowWords, TABLES, VIPS, VipWords};
 use crate::packet::{Kind, Packet};
 use crate::segment::Layers;
+use crate::verifier::Aligned;
 use crate::vip_cache;
 
 /// What is done with a packet that is not refused.

@@ -4,6 +4,8 @@ use core::{arch::asm, mem::size_of};
 
 use aya_ebpf::bindings::xdp_md;
 
+use crate::verifier::opaque;
+
 /// A frame. Its size never changes, so the ends are read once.
 pub(crate) struct Frame {
     start: usize,
@@ -58,13 +60,4 @@ impl Frame {
         }
         Some(pointer as *mut T)
     }
-}
-
-/// The same value, but the compiler cannot tell where it comes from.
-#[inline(always)]
-fn opaque(mut value: usize) -> usize {
-    // One instruction, because none at all would give two source lines to the next one, which the kernel refuses.
-    // SAFETY: a register is copied to itself.
-    unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
-    value
 }

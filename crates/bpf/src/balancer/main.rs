@@ -12,6 +12,8 @@ mod headers;
 mod maps;
 mod packet;
 mod segment;
+#[path = "../verifier.rs"]
+mod verifier;
 mod vip_cache;
 mod write;
 

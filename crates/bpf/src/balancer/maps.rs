@@ -14,11 +14,6 @@ use bpf_abi::balancer::{
 
 use crate::headers::Address;
 
-/// Something on the stack that a helper reads: the compiler merges neighbouring words into one access of 8 octets,
-/// which the verifier takes on the stack only when it is aligned.
-#[repr(C, align(8))]
-pub(crate) struct Aligned<T>(pub(crate) T);
-
 /// [`VipKey`] in words.
 #[repr(C)]
 pub(crate) struct VipWords {

@@ -8,7 +8,8 @@ use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{VIP_CACHE_CELLS, VipValue};
 
 use crate::headers::Address;
-use crate::maps::{Aligned, VipWords};
+use crate::maps::VipWords;
+use crate::verifier::Aligned;
 
 /// A VIP's key and value. One cache line.
 #[repr(C, align(8))]
