@@ -133,13 +133,23 @@ impl Maps {
     /// # Errors
     /// If the kernel refuses it.
     pub(crate) fn set_node(&mut self, value: &BalancerNodeValue) -> Result<(), DataplaneError> {
-        let generation = self.node()?.generation.wrapping_add(1).max(1);
-        let value = BalancerNodeValue { generation, flow_hash: FlowHash::of_seed(value.seed), ..*value };
-        self.node.set(0, value, 0).map_err(of("BALANCER_NODE"))
+        let before = self.node()?;
+        self.publish(BalancerNodeValue {
+            generation: before.generation,
+            flow_hash: FlowHash::of_seed(value.seed),
+            ..*value
+        })
     }
 
     fn new_generation(&mut self) -> Result<(), DataplaneError> {
-        self.set_node(&self.node()?)
+        let value = self.node()?;
+        self.publish(value)
+    }
+
+    /// Writes the value with the generation after its own.
+    fn publish(&mut self, value: BalancerNodeValue) -> Result<(), DataplaneError> {
+        let generation = value.generation.wrapping_add(1).max(1);
+        self.node.set(0, BalancerNodeValue { generation, ..value }, 0).map_err(of("BALANCER_NODE"))
     }
 
     /// The memory of tables.
