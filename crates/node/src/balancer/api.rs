@@ -11,13 +11,13 @@ use axum::{Json, Router};
 use dataplane::balancer::{Explanation, FlowQuery, Protocol, Remembered, Segment, SlotChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::body::{BalancerStatus, FlowExplanation, RememberedBody, SlotBody};
 use super::desired::{Change, Desired, Outcome, Refusal};
 use super::shell::{Changed, Job, Shell};
 use crate::config::services::{self, raw};
-use crate::http::{ApiError, JsonBody, Params, ProblemBody};
+use crate::http::{ApiError, Jobs, JsonBody, Params, ProblemBody};
 
 /// Longest document: 4096 VIPs with all backends that there may be.
 pub(super) const MAX_DOCUMENT: usize = 32 << 20;
@@ -46,7 +46,7 @@ struct FlowParams {
 
 #[derive(Debug)]
 struct Api {
-    jobs: mpsc::Sender<Job>,
+    jobs: Jobs<Shell>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -64,27 +64,12 @@ pub(super) fn router(jobs: mpsc::Sender<Job>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/explain", get(explain))
         .merge(documents)
-        .with_state(Arc::new(Api { jobs }))
+        .with_state(Arc::new(Api { jobs: Jobs::new(jobs, "balancer") }))
 }
 
 impl Api {
-    /// Asks the loop that owns everything.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Shell) -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |shell| {
-            // The asker may have gone away.
-            let _ = sender.send(question(shell));
-        });
-        let stopping = || ApiError::Unavailable { message: "the balancer is stopping".to_owned() };
-        self.jobs.send(job).await.map_err(|_| stopping())?;
-        receiver.await.map_err(|_| stopping())
-    }
-
     async fn desired(&self) -> Result<Desired, ApiError> {
-        self.ask(|shell| shell.desired.clone()).await
+        self.jobs.ask(|shell| shell.desired.clone()).await
     }
 
     /// Answers when the change is on the disk; the data path has it, or the status says why not.
@@ -95,7 +80,7 @@ impl Api {
         params: ChangeParams,
     ) -> Result<(Desired, Outcome), ApiError> {
         let expected = if_match(headers)?;
-        let changed = self.ask(move |shell| shell.change(change, expected, params.dry_run)).await?;
+        let changed = self.jobs.ask(move |shell| shell.change(change, expected, params.dry_run)).await?;
         let Changed { after, outcome, stored } = changed.map_err(refused)?;
         if let Some(stored) = stored {
             let lost = |error| ApiError::Unavailable {
@@ -284,7 +269,7 @@ async fn delete_backend(
 }
 
 async fn status(State(api): Shared) -> Result<Json<BalancerStatus>, ApiError> {
-    api.ask(|shell| shell.status()).await.map(Json)
+    api.jobs.ask(|shell| shell.status()).await.map(Json)
 }
 
 async fn explain(
@@ -292,7 +277,7 @@ async fn explain(
     Params(params): Params<FlowParams>,
 ) -> Result<Json<FlowExplanation>, ApiError> {
     let flow = flow(&params)?;
-    let explained = api.ask(move |shell| shell.explain(&flow)).await?;
+    let explained = api.jobs.ask(move |shell| shell.explain(&flow)).await?;
     let (explanation, vip) = explained.map_err(|e| ApiError::Unavailable { message: e.to_string() })?;
     Ok(Json(explanation_body(explanation, vip)))
 }

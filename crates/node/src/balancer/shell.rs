@@ -24,7 +24,7 @@ use crate::signal::Shutdown;
 use crate::store::{StoreError, WriteBehind};
 
 /// A question or command of the API, carried out between two events.
-pub(super) type Job = Box<dyn FnOnce(&mut Shell) + Send>;
+pub(super) type Job = crate::http::Job<Shell>;
 
 /// Time between two readings of the counters, and the share of the time that reading may take: one in so many.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);

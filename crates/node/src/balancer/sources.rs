@@ -8,7 +8,7 @@ use dataplane::netlink::Netlink;
 use tokio::sync::watch;
 
 use super::core::{BackendKey, Core, Health, Target};
-use super::health::{self, Changed, Checks, Endpoint, Pace, State, Watched};
+use super::health::{Changed, Checks, Endpoint, Pace, State, Watched};
 use super::neighbour::{self, Change, Neighbours, vlan_of};
 use super::shell::{Event, Sources};
 use crate::clock::Clock;
@@ -115,22 +115,11 @@ impl Backends {
     }
 
     fn watched(&self, backend: &Backend, health: &HealthCheck) -> Watched {
-        let check = match &health.check {
-            Check::Tcp { port } => health::Check::Tcp { port: *port },
-            Check::Http { port, path, host, status } => health::Check::Http {
-                port: *port,
-                path: path.clone(),
-                host: host.clone(),
-                status: status.clone(),
-            },
-            Check::Icmp => health::Check::Icmp,
-            Check::Arp => health::Check::Arp,
-        };
         let neighbour = vlan_of(backend.segment).map(|vlan| (self.neighbours.asker(), vlan));
         let endpoint = Endpoint { neighbour, ..Endpoint::new(backend.address) };
         let (rise, fall) = (u32::from(health.rise), u32::from(health.fall));
         Watched {
-            check,
+            check: health.check.clone(),
             endpoint,
             timeout: health.timeout,
             pace: Pace { interval: health.interval, rise, fall },

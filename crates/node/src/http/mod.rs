@@ -6,6 +6,7 @@
 mod auth;
 mod error;
 mod extract;
+mod jobs;
 mod limits;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 
 pub use error::{ApiError, ErrorBody, ProblemBody};
 pub use extract::{JsonBody, Params};
+pub(crate) use jobs::{Job, Jobs};
 
 use crate::config;
 use crate::metrics::{self, register};

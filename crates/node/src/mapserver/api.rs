@@ -14,12 +14,12 @@ use lisp::map_server::{
 };
 use lisp::wire::{EidPrefix, LocatorRecord, XtrIdentity};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::serve::{Job, Shell};
 use crate::address::{Prefix, identity_text, read_identity, xtr_id_text};
 use crate::clock::Clock;
-use crate::http::{ApiError, JsonBody};
+use crate::http::{ApiError, Jobs, JsonBody};
 
 /// One xTR's registration of one EID-prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +148,7 @@ pub struct Publication {
 
 #[derive(Debug)]
 struct Api {
-    jobs: mpsc::Sender<Job>,
+    jobs: Jobs<Shell>,
     clock: Clock,
     gateways: BTreeMap<String, XtrIdentity>,
 }
@@ -166,25 +166,10 @@ pub(super) fn router(
         .route("/v1/weights", get(weights).put(put_weights).delete(delete_weights))
         .route("/v1/subscriptions", get(subscriptions))
         .route("/v1/publications", get(publications))
-        .with_state(Arc::new(Api { jobs, clock, gateways }))
+        .with_state(Arc::new(Api { jobs: Jobs::new(jobs, "map server"), clock, gateways }))
 }
 
 impl Api {
-    /// Asks the loop that owns the machine.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Shell) -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |shell| {
-            // The asker may have gone away.
-            let _ = sender.send(question(shell));
-        });
-        let stopping = || ApiError::Unavailable { message: "the map server is stopping".to_owned() };
-        self.jobs.send(job).await.map_err(|_| stopping())?;
-        receiver.await.map_err(|_| stopping())
-    }
-
     fn identity(&self, gateway: Option<&String>) -> Result<Option<XtrIdentity>, ApiError> {
         let Some(name) = gateway else { return Ok(None) };
         let known = || self.gateways.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -201,7 +186,7 @@ impl Api {
 }
 
 async fn registrations(State(api): Shared) -> Result<Json<Vec<Registration>>, ApiError> {
-    let views = api.ask(|shell| shell.machine.registrations()).await?;
+    let views = api.jobs.ask(|shell| shell.machine.registrations()).await?;
     let now = api.clock.now();
     Ok(Json(views.into_iter().map(|view| registration(view, now, api.clock)).collect()))
 }
@@ -237,7 +222,7 @@ fn registered_locator(locator: &LocatorRecord) -> RegisteredLocator {
 }
 
 async fn weights(State(api): Shared) -> Result<Json<Vec<Weights>>, ApiError> {
-    let views = api.ask(|shell| shell.machine.weights()).await?;
+    let views = api.jobs.ask(|shell| shell.machine.weights()).await?;
     let weights = views.into_iter().map(|view| Weights {
         eid: Prefix(view.eid.prefix),
         instance_id: view.eid.instance_id.0,
@@ -268,7 +253,7 @@ async fn put_weights(
         shell.machine.handle_command(clock.now(), command);
         Ok(shell.stored())
     };
-    let stored = api.ask(carried_out).await?.map_err(|error| refused(error, &weights))?;
+    let stored = api.jobs.ask(carried_out).await?.map_err(|error| refused(error, &weights))?;
     stored.await.map_err(|error| not_stored(&error))?;
     Ok(Json(weights))
 }
@@ -285,7 +270,7 @@ async fn delete_weights(
         shell.machine.handle_command(clock.now(), command);
         shell.stored()
     };
-    api.ask(carried_out).await?.await.map_err(|error| not_stored(&error))?;
+    api.jobs.ask(carried_out).await?.await.map_err(|error| not_stored(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -312,7 +297,7 @@ fn not_stored(error: &crate::store::StoreError) -> ApiError {
 }
 
 async fn subscriptions(State(api): Shared) -> Result<Json<Vec<Subscription>>, ApiError> {
-    let views = api.ask(|shell| shell.machine.subscriptions()).await?;
+    let views = api.jobs.ask(|shell| shell.machine.subscriptions()).await?;
     Ok(Json(views.into_iter().map(subscription).collect()))
 }
 
@@ -331,5 +316,5 @@ fn subscription(view: SubscriptionView) -> Subscription {
 }
 
 async fn publications(State(api): Shared) -> Result<Json<Vec<Publication>>, ApiError> {
-    api.ask(|shell| shell.publications.list()).await.map(Json)
+    api.jobs.ask(|shell| shell.publications.list()).await.map(Json)
 }

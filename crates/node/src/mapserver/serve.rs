@@ -20,7 +20,7 @@ use crate::signal::Shutdown;
 use crate::store::{StoreError, WriteBehind};
 
 /// A question or command of the API, carried out between two datagrams.
-pub(super) type Job = Box<dyn FnOnce(&mut Shell) + Send>;
+pub(super) type Job = crate::http::Job<Shell>;
 
 /// Datagrams taken from one socket before timers, the API and the other sockets get their turn.
 const BATCH: usize = 64;

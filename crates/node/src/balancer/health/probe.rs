@@ -16,31 +16,7 @@ use tokio::time::timeout_at;
 use super::failure::{Failure, Peer, Phase};
 use super::icmp;
 use crate::balancer::neighbour::Asker;
-
-/// What a backend has to do to be healthy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// Accept a TCP connection.
-    Tcp {
-        /// Its port.
-        port: u16,
-    },
-    /// Answer a GET over HTTP/1.1 with the right status. Redirects are not followed, bodies not read.
-    Http {
-        /// Its port.
-        port: u16,
-        /// Path and query, from the slash on.
-        path: String,
-        /// `Host` header; address and port unless given.
-        host: Option<String>,
-        /// Right statuses; 200 to 399 if empty.
-        status: Vec<StatusRange>,
-    },
-    /// Answer an ICMP or ICMPv6 echo request.
-    Icmp,
-    /// Tell its link-layer address by ARP or Neighbour Discovery.
-    Arp,
-}
+pub use crate::config::services::Check;
 
 /// A backend as probes reach it.
 #[derive(Clone, Debug)]

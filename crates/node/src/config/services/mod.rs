@@ -86,7 +86,7 @@ pub enum Check {
         /// On this port.
         port: u16,
     },
-    /// To answer `GET`.
+    /// To answer `GET` over HTTP/1.1. Redirects are not followed, bodies not read.
     Http {
         /// On this port.
         port: u16,
@@ -97,9 +97,9 @@ pub enum Check {
         /// With one of these statuses; 200 to 399 if empty.
         status: Vec<StatusRange>,
     },
-    /// To answer an ICMP echo request.
+    /// To answer an ICMP or ICMPv6 echo request.
     Icmp,
-    /// For its link-layer address.
+    /// For its link-layer address, by ARP or Neighbour Discovery.
     Arp,
 }
 
