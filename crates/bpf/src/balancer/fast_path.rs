@@ -7,7 +7,7 @@
 use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{BackendValue, BalancerNodeValue, segment};
 
-use crate::choice::{slot_of, usable};
+use crate::choice::{named, usable};
 use crate::frame::Frame;
 use crate::headers::{Address, Ipv4, Ipv6, SCTP, TCP, UDP, mapped, read_words};
 use crate::maps::{NODE, VipWords, count, count_sent};
@@ -153,7 +153,7 @@ fn choose(frame: &Frame, node: &BalancerNodeValue, flow: &Flow, segment: u32) ->
     let (table, size) = vip.only_table()?;
     let ports = u32::from_be(flow.ports);
     let hash = node.flow_hash.of_parts(vip.destination_part(), native(flow.source), ports);
-    let index = slot_of(hash, table, size)?;
+    let index = named(hash, table, size)?;
     let backend = usable(index)?;
     count(Reason::Forwarded);
     count_sent(vip.id(), index, frame.length());
