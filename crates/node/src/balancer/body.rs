@@ -56,6 +56,8 @@ pub struct BackendStatus {
     pub since_unix_ns: u64,
     /// What the check said that decided it.
     pub said: Option<String>,
+    /// Why its checks cannot be sent from here, while they cannot; the last verdict stands.
+    pub not_sent: Option<String>,
     /// Its share of new flows relative to the others', in force.
     pub weight: u32,
     /// Packets may be sent to it.
@@ -64,8 +66,8 @@ pub struct BackendStatus {
     pub slots: u32,
     /// Its link-layer address, if it is known.
     pub mac: Option<String>,
-    /// `working`, `not-checked`, `drained`, `failed`, `kept-though-failed`, `as-found`, `not-checked-yet` or
-    /// `no-link-layer-address`.
+    /// `working`, `not-checked`, `drained`, `failed`, `kept-though-failed`, `as-found`, `not-checked-yet`,
+    /// `check-not-sent` or `no-link-layer-address`.
     pub why: String,
 }
 

@@ -71,6 +71,8 @@ pub(super) enum Why {
     AsFound,
     /// No check has answered, and the kernel had nothing.
     NotCheckedYet,
+    /// Its checks cannot be sent from here; the last verdict stands, and without one what the kernel had.
+    CheckNotSent,
     /// Its link-layer address, or that of the way to its tunnel's end, is not known.
     NoLinkLayerAddress,
 }
@@ -86,6 +88,7 @@ impl Why {
             Self::KeptThoughFailed => "kept-though-failed",
             Self::AsFound => "as-found",
             Self::NotCheckedYet => "not-checked-yet",
+            Self::CheckNotSent => "check-not-sent",
             Self::NoLinkLayerAddress => "no-link-layer-address",
         }
     }
@@ -102,6 +105,8 @@ pub(super) struct BackendView<'a> {
     pub(super) health: Health,
     /// What the last check that changed it said.
     pub(super) said: &'a str,
+    /// Why its checks cannot be sent, while they cannot.
+    pub(super) not_sent: Option<&'a str>,
     /// Since when the verdict is what it is.
     pub(super) since: Instant,
     /// Why it is wanted so.
@@ -149,6 +154,7 @@ struct BackendState {
     of: Backend,
     health: Health,
     said: String,
+    not_sent: Option<String>,
     since: Instant,
     in_place: Option<InPlace>,
 }
@@ -197,6 +203,7 @@ impl Core {
                 let known = self.backends.get(&key).filter(|state| is_where_it_was(&state.of, backend));
                 let mut state = known.cloned().unwrap_or_else(|| BackendState::new(now, backend));
                 state.of = backend.clone();
+                state.not_sent = state.not_sent.filter(|_| vip.health.is_some());
                 // One that took flows unchecked goes on to until a check says otherwise.
                 if known.is_some()
                     && state.health == Health::Unknown
@@ -241,6 +248,15 @@ impl Core {
         }
         self.changed();
         true
+    }
+
+    /// Checks of a backend cannot be sent, and why, or can again. Nothing else changes: what is not known takes nothing
+    /// away. Returns whether that is news.
+    pub(super) fn handle_not_sent(&mut self, key: &BackendKey, reason: Option<String>) -> bool {
+        let Some(state) = self.backends.get_mut(key) else { return false };
+        let news = state.not_sent != reason;
+        state.not_sent = reason;
+        news
     }
 
     /// A link-layer address was resolved. One that can no longer be resolved stands: whether its backend works is for
@@ -395,7 +411,8 @@ impl Core {
             tunnel: backend.vtep.map(|vtep| wanted::Tunnel { vtep, mac: tunnel.unwrap_or_default() }),
         };
         let BackendState { health, said, since, .. } = state;
-        BackendView { backend, wanted, health: *health, said, since: *since, why }
+        let not_sent = state.not_sent.as_deref();
+        BackendView { backend, wanted, health: *health, said, not_sent, since: *since, why }
     }
 
     /// The backend's link-layer address, and that of the way to its tunnel's end.
@@ -423,23 +440,25 @@ impl Core {
 impl BackendState {
     fn new(now: Instant, backend: &Backend) -> Self {
         let of = backend.clone();
-        Self { of, health: Health::Unknown, said: String::new(), since: now, in_place: None }
+        let (health, said) = (Health::Unknown, String::new());
+        Self { of, health, said, not_sent: None, since: now, in_place: None }
     }
 }
 
 /// Weight, usable, and why, as far as checks go.
 fn judge(vip: &Vip, backend: &Backend, state: &BackendState, keep: bool) -> (u32, bool, Why) {
     let weight = backend.weight;
+    let unless_not_sent = |why| if state.not_sent.is_some() { Why::CheckNotSent } else { why };
     match (vip.health.is_some(), state.health) {
         (false, _) => (weight, true, Why::NotChecked),
-        (true, Health::Up) => (weight, true, Why::Working),
+        (true, Health::Up) => (weight, true, unless_not_sent(Why::Working)),
         (true, Health::Down) if keep => (weight, true, Why::KeptThoughFailed),
         (true, Health::Down) => (weight, false, Why::Failed),
         (true, Health::Unknown) => match state.in_place {
             // One that took no flows takes none before it is checked.
-            Some(found) if found.usable && found.slots == 0 => (0, true, Why::AsFound),
-            Some(found) => (weight, found.usable, Why::AsFound),
-            None => (weight, false, Why::NotCheckedYet),
+            Some(found) if found.usable && found.slots == 0 => (0, true, unless_not_sent(Why::AsFound)),
+            Some(found) => (weight, found.usable, unless_not_sent(Why::AsFound)),
+            None => (weight, false, unless_not_sent(Why::NotCheckedYet)),
         },
     }
 }

@@ -182,11 +182,16 @@ fn backends(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), 
             bytes(b.sent)
         }),
     ];
-    const GAUGES: [Shown<BackendSample>; 3] = [
+    const GAUGES: [Shown<BackendSample>; 4] = [
         (
             "weir_balancer_backend_healthy",
             "1 if the checks of the `backend` succeed, 0 if they fail; absent without a verdict",
             |b| b.healthy.map(u32::from),
+        ),
+        (
+            "weir_balancer_backend_check_not_sent",
+            "1 while checks of the `backend` cannot be sent from here and its last verdict stands; absent without checks",
+            |b| b.not_sent.map(u32::from),
         ),
         ("weir_balancer_backend_slots", "Slots of the table of the `vip` that name the `backend`", |b| {
             Some(b.slots)
@@ -244,6 +249,7 @@ mod tests {
             name: name.into(),
             sent,
             healthy,
+            not_sent: healthy.map(|_| true),
             slots: 500,
             weight: 100,
         };
@@ -273,6 +279,7 @@ mod tests {
             "weir_balancer_vip_table_bytes{vip=\"web\"} 2048",
             "weir_balancer_backend_bytes_total{vip=\"web\",backend=\"a\"} 900",
             "weir_balancer_backend_healthy{vip=\"web\",backend=\"a\"} 1",
+            "weir_balancer_backend_check_not_sent{vip=\"web\",backend=\"a\"} 1",
             "weir_balancer_backend_slots{vip=\"web\",backend=\"b\"} 500",
             "weir_balancer_drains 1",
             "weir_balancer_applies_total{outcome=\"refused\"} 1",
@@ -283,6 +290,7 @@ mod tests {
             assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");
         }
         assert!(!text.contains("healthy{vip=\"web\",backend=\"b\"}"), "{text}");
+        assert!(!text.contains("not_sent{vip=\"web\",backend=\"b\"}"), "{text}");
         assert!(!text.contains("packets_total{vip=\"web\",backend=\"b\"}"), "{text}");
     }
 }

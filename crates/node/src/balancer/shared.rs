@@ -46,6 +46,8 @@ pub(super) struct BackendSample {
     pub(super) sent: Option<BalancedValue>,
     /// The verdict of its checks, if there is one.
     pub(super) healthy: Option<bool>,
+    /// Its checks cannot be sent, if it has any.
+    pub(super) not_sent: Option<bool>,
     /// Slots that name it.
     pub(super) slots: u32,
     /// Weight in force.

@@ -46,6 +46,13 @@ pub(super) enum Event {
         /// What the last check said.
         said: String,
     },
+    /// Checks cannot be sent, or can again.
+    NotSent {
+        /// Of whom.
+        key: BackendKey,
+        /// Why not.
+        reason: Option<String>,
+    },
     /// A link-layer address was resolved.
     Neighbour {
         /// Whose.
@@ -271,6 +278,7 @@ impl Shell {
             health: view.vip.health.is_some().then(|| health.to_owned()),
             since_unix_ns: self.clock.unix_nanos(of.since),
             said: Some(of.said.to_owned()).filter(|said| !said.is_empty()),
+            not_sent: of.not_sent.map(str::to_owned),
             weight: of.wanted.weight,
             usable: of.wanted.usable,
             slots: slots_of(&self.slots, view, of),
@@ -288,7 +296,21 @@ impl Shell {
                     self.metrics.health_changed(up);
                 }
             }
+            Event::NotSent { key, reason } => self.not_sent(&key, reason),
             Event::Neighbour { target, mac } => self.core.handle_neighbour(target, mac),
+        }
+    }
+
+    fn not_sent(&mut self, key: &BackendKey, reason: Option<String>) {
+        let BackendKey { vip, backend } = key;
+        if !self.core.handle_not_sent(key, reason.clone()) {
+            return;
+        }
+        match reason {
+            Some(reason) => {
+                tracing::warn!(vip, backend, reason, "checks cannot be sent; the last verdict stands");
+            }
+            None => tracing::info!(vip, backend, "checks can be sent again"),
         }
     }
 
@@ -352,6 +374,7 @@ impl Shell {
                     Health::Unknown => None,
                     health => view.vip.health.is_some().then_some(health == Health::Up),
                 },
+                not_sent: view.vip.health.is_some().then_some(of.not_sent.is_some()),
                 slots: slots_of(&self.slots, &view, of),
                 weight: if of.wanted.usable { of.wanted.weight } else { 0 },
             };

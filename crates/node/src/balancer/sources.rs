@@ -8,7 +8,7 @@ use dataplane::netlink::Netlink;
 use tokio::sync::watch;
 
 use super::core::{BackendKey, Core, Health, Target};
-use super::health::{Changed, Checks, Endpoint, Pace, State, Watched};
+use super::health::{Changed, Checks, Endpoint, News, NotSent, Pace, State, Watched};
 use super::neighbour::{self, Change, Neighbours, vlan_of};
 use super::shell::{Event, Sources};
 use crate::clock::Clock;
@@ -148,6 +148,10 @@ impl Sources for Backends {
         self.checks.watch(watched);
         // A verdict that stands is told again: whoever asks may have begun anew with this backend.
         for id in ids {
+            let reason = self.checks.not_sent(&id).map(ToString::to_string);
+            if reason.is_some() {
+                self.known.push_back(Event::NotSent { key: id.key.clone(), reason });
+            }
             let state = self.checks.state(&id);
             self.known.extend(state.and_then(|state| health_event(id.key, state, String::new())));
         }
@@ -164,16 +168,25 @@ impl Sources for Backends {
                 return Ok(event);
             }
             tokio::select! {
-                Changed { id, state, reason } = self.checks.changed() => {
-                    let said = reason.map_or_else(|| "answers".to_owned(), |failure| failure.to_string());
-                    self.known.extend(health_event(id.key, state, said));
-                }
+                news = self.checks.changed() => self.known.extend(check_event(news)),
                 changed = self.neighbours.changed() => {
                     let (of, change) = changed?;
                     self.neighbour_changed(of, change);
                 }
                 Ok(()) = self.routes.changed() => self.look_up = true,
             }
+        }
+    }
+}
+
+fn check_event(news: News<Checked>) -> Option<Event> {
+    match news {
+        News::Changed(Changed { id, state, reason }) => {
+            let said = reason.map_or_else(|| "answers".to_owned(), |failure| failure.to_string());
+            health_event(id.key, state, said)
+        }
+        News::NotSent(NotSent { id, reason }) => {
+            Some(Event::NotSent { key: id.key, reason: reason.map(|failure| failure.to_string()) })
         }
     }
 }

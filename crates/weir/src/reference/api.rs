@@ -401,6 +401,7 @@ fn balancer_status() -> BalancerStatus {
         health: Some("up".into()),
         since_unix_ns: AT,
         said: Some("answers".into()),
+        not_sent: None,
         weight: 100,
         usable: true,
         slots: 511,
