@@ -9,9 +9,10 @@ use tokio::sync::watch;
 
 use super::core::{BackendKey, Core, Health, Target};
 use super::health::{Changed, Checks, Endpoint, News, NotSent, Pace, State, Watched};
-use super::neighbour::{self, Change, Neighbours, vlan_of};
+use super::neighbour::{self, Change, Neighbours, Sender, vlan_of};
 use super::shell::{Event, Sources};
 use crate::clock::Clock;
+use crate::config::NeighbourSource;
 use crate::config::services::{Backend, Check, HealthCheck};
 use crate::role::RoleError;
 
@@ -45,15 +46,20 @@ impl Backends {
     /// If there is no such interface, or the kernel refuses a socket.
     pub(super) async fn open(
         interface: &str,
+        sources: &[NeighbourSource],
         clock: Clock,
         random: [u8; 16],
     ) -> Result<Self, DataplaneError> {
         let [for_checks, for_neighbours] =
             [0, 8].map(|at| random.iter().skip(at).take(8).fold(0, |n, octet| n << 8 | u64::from(*octet)));
+        let sender = |source: &NeighbourSource| {
+            vlan_of(source.segment).map(|vlan| Sender { vlan, address: source.address })
+        };
+        let senders = sources.iter().filter_map(sender).collect();
         let netlink = Netlink::connect(false)?;
         Ok(Self {
             checks: Checks::new(clock, for_checks),
-            neighbours: Neighbours::open(interface, Vec::new(), clock, for_neighbours).await?,
+            neighbours: Neighbours::open(interface, senders, clock, for_neighbours).await?,
             routes: netlink.changes(),
             netlink,
             targets: Vec::new(),
