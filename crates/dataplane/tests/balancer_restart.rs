@@ -77,6 +77,31 @@ fn a_restart_finds_everything_in_place() {
 }
 
 #[test]
+fn a_drain_from_before_a_restart_is_still_one() {
+    let port = Port::new("r10");
+    let of = |weights: &[u32]| {
+        let names = ["a", "bb", "ccc"];
+        let backends = names.iter().zip(weights).map(|(name, weight)| backend(name, *weight)).collect();
+        [vip("192.0.2.10:80/tcp", backends)]
+    };
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &of(&[1, 1, 1])).unwrap();
+    assert_eq!(balancer.draining(), []);
+    let desired = of(&[1, 1, 0]);
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_eq!(balancer.draining(), [desired[0].id]);
+    drop(balancer);
+
+    let mut balancer = port.start(port.config());
+    assert_eq!(balancer.draining(), [desired[0].id], "before anything is applied");
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_eq!(balancer.draining(), [desired[0].id]);
+    balancer.handle_timeout(balancer.poll_timeout().unwrap()).unwrap();
+    assert_eq!(balancer.draining(), []);
+    port.stop(balancer);
+}
+
+#[test]
 fn the_kernel_sends_a_flow_where_it_is_explained() {
     let port = Port::new("r2");
     let mut balancer = port.start(port.config());

@@ -257,6 +257,14 @@ impl Balancer {
         vips.filter_map(|(key, value)| Some((VipId::from_key(key)?, table_octets(value)))).collect()
     }
 
+    /// VIPs with a change younger than their drain, whoever made it: flows from before may go to other backends.
+    #[must_use]
+    pub fn draining(&self) -> Vec<VipId> {
+        let vips =
+            self.state.observed.vips.iter().filter(|(key, value)| is_vip(key) && value.previous_size > 0);
+        vips.filter_map(|(key, _)| VipId::from_key(key)).collect()
+    }
+
     /// How many slots of each VIP's table name each backend of the desired state.
     #[must_use]
     pub fn slots(&self) -> Vec<(VipId, Vec<(String, u32)>)> {

@@ -120,8 +120,6 @@ pub(super) struct VipView<'a> {
     pub(super) vip: &'a Vip,
     /// Every backend that could take flows fails.
     pub(super) all_fail: bool,
-    /// Flows from before a change may still go elsewhere.
-    pub(super) draining: bool,
     /// In the order of the document.
     pub(super) backends: Vec<BackendView<'a>>,
 }
@@ -141,7 +139,6 @@ pub(super) struct Core {
     macs: BTreeMap<Target, [u8; 6]>,
     applied: Option<Vec<wanted::Vip>>,
     asked: Option<Vec<wanted::Vip>>,
-    drains: BTreeMap<VipId, Instant>,
     dirty: bool,
     held: Option<Instant>,
     retry: Option<(Instant, Duration)>,
@@ -172,7 +169,6 @@ impl Core {
             macs: BTreeMap::new(),
             applied: None,
             asked: None,
-            drains: BTreeMap::new(),
             dirty: true,
             held: None,
             retry: None,
@@ -272,7 +268,6 @@ impl Core {
         let Some(asked) = self.asked.take() else { return };
         match result {
             Ok(()) => {
-                self.note_drains(now, &asked);
                 self.applied = Some(asked);
                 (self.retry, self.refused) = (None, None);
             }
@@ -288,14 +283,12 @@ impl Core {
     /// Time has come to a deadline.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.held = self.held.filter(|until| *until > now);
-        self.drains.retain(|_, until| *until > now);
     }
 
     /// When [`Self::handle_timeout`] and [`Self::poll_output`] have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let retry = self.retry.map(|(at, _)| at).filter(|_| self.dirty && self.held.is_none());
-        let drains = self.drains.values().copied().min();
-        [self.held.filter(|_| self.dirty), retry, drains].into_iter().flatten().min()
+        [self.held.filter(|_| self.dirty), retry].into_iter().flatten().min()
     }
 
     /// What is to be done now, if anything: nothing when everything is as it was.
@@ -384,7 +377,7 @@ impl Core {
             let state = self.backends.get(&key(vip, backend))?;
             Some(self.backend_view(vip, backend, state, keep))
         });
-        VipView { vip, all_fail, draining: self.drains.contains_key(&vip.id), backends: backends.collect() }
+        VipView { vip, all_fail, backends: backends.collect() }
     }
 
     fn backend_view<'a>(
@@ -422,18 +415,6 @@ impl Core {
             Some(_) => (backend.mac, resolved),
             None => (backend.mac.or(resolved).or_else(|| state.in_place.map(|found| found.mac)), None),
         }
-    }
-
-    fn note_drains(&mut self, now: Instant, asked: &[wanted::Vip]) {
-        let before: BTreeMap<VipId, &wanted::Vip> =
-            self.applied.iter().flatten().map(|vip| (vip.id, vip)).collect();
-        for vip in asked {
-            let differs = before.get(&vip.id).is_some_and(|before| shares(before) != shares(vip));
-            if differs && !vip.drain.is_zero() {
-                self.drains.insert(vip.id, now + vip.drain);
-            }
-        }
-        self.drains.retain(|id, _| asked.iter().any(|vip| vip.id == *id));
     }
 }
 
@@ -479,12 +460,6 @@ fn target(backend: &Backend) -> Option<Target> {
 /// Whether what was learnt about one holds for the other: weight and name of an address do not matter.
 fn is_where_it_was(before: &Backend, now: &Backend) -> bool {
     before.address == now.address && before.segment == now.segment && before.vtep == now.vtep
-}
-
-fn shares(vip: &wanted::Vip) -> Vec<(&str, u32, bool)> {
-    let mut shares: Vec<_> = vip.backends.iter().map(|b| (b.name.as_str(), b.weight, b.usable)).collect();
-    shares.sort_unstable();
-    shares
 }
 
 fn wanted_vip(view: &VipView<'_>) -> wanted::Vip {

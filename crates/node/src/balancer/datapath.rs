@@ -1,6 +1,6 @@
 //! What the role asks of its data path, so that everything above it runs without a kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use codec::Instant;
 use dataplane::DataplaneError;
@@ -26,6 +26,8 @@ pub(super) trait Datapath: Send {
     fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError>;
     /// Octets of tables.
     fn memory(&self) -> Vec<(VipId, u64)>;
+    /// VIPs with a change younger than their drain.
+    fn draining(&self) -> BTreeSet<VipId>;
     /// Slots in force; walks over every table.
     fn slots(&self) -> SlotCounts;
     /// What becomes of a packet.
@@ -57,6 +59,10 @@ impl Datapath for Balancer {
 
     fn memory(&self) -> Vec<(VipId, u64)> {
         Self::memory(self)
+    }
+
+    fn draining(&self) -> BTreeSet<VipId> {
+        Self::draining(self).into_iter().collect()
     }
 
     fn slots(&self) -> SlotCounts {

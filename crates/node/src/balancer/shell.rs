@@ -1,6 +1,6 @@
 //! The loop: one task owns what is desired, what is known and the data path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,7 +240,7 @@ impl Shell {
 
     /// How everything stands.
     pub(super) fn status(&self) -> BalancerStatus {
-        let memory: BTreeMap<VipId, u64> = self.datapath.memory().into_iter().collect();
+        let tables = Tables::of(self.datapath.as_ref());
         BalancerStatus {
             interface: self.settings.interface.clone(),
             mode: self.settings.mode.to_owned(),
@@ -248,19 +248,19 @@ impl Shell {
             source: self.source.to_owned(),
             in_step: self.core.in_step(),
             error: self.core.refused().map(str::to_owned),
-            vips: self.core.vips().map(|view| self.vip_status(&view, octets(&memory, &view))).collect(),
+            vips: self.core.vips().map(|view| self.vip_status(&view, &tables)).collect(),
         }
     }
 
-    fn vip_status(&self, view: &VipView<'_>, table_bytes: u64) -> VipStatus {
+    fn vip_status(&self, view: &VipView<'_>, tables: &Tables) -> VipStatus {
         let generation = self.desired.vips().get(&view.vip.name).map_or(0, |stored| stored.generation);
         VipStatus {
             name: view.vip.name.clone(),
             vip: view.vip.id.to_string(),
             generation,
             all_fail: view.all_fail,
-            draining: view.draining,
-            table_bytes,
+            draining: tables.draining.contains(&view.vip.id),
+            table_bytes: tables.octets(view),
             backends: view.backends.iter().map(|backend| self.backend_status(view, backend)).collect(),
         }
     }
@@ -362,7 +362,7 @@ impl Shell {
         let (Ok(counters), Ok(reasons)) = (counters, reasons) else { return };
         let counters: BTreeMap<VipId, _> =
             counters.into_iter().map(|counters| (counters.vip, counters)).collect();
-        let memory: BTreeMap<VipId, u64> = self.datapath.memory().into_iter().collect();
+        let tables = Tables::of(self.datapath.as_ref());
         let sample = |view: VipView<'_>| {
             let counted = counters.get(&view.vip.id);
             let backend = |of: &BackendView<'_>| BackendSample {
@@ -381,10 +381,10 @@ impl Shell {
             VipSample {
                 name: view.vip.name.clone(),
                 sent: counted.map(|counted| counted.sent),
-                table_bytes: octets(&memory, &view),
+                table_bytes: tables.octets(&view),
                 all_fail: view.all_fail,
                 all_failed: self.core.all_failed(&view.vip.name),
-                draining: view.draining,
+                draining: tables.draining.contains(&view.vip.id),
                 backends: view.backends.iter().map(backend).collect(),
             }
         };
@@ -406,8 +406,20 @@ fn words(error: &DataplaneError) -> String {
     text
 }
 
-fn octets(memory: &BTreeMap<VipId, u64>, view: &VipView<'_>) -> u64 {
-    memory.get(&view.vip.id).copied().unwrap_or_default()
+/// Tables in the kernel, read once for all VIPs.
+struct Tables {
+    memory: BTreeMap<VipId, u64>,
+    draining: BTreeSet<VipId>,
+}
+
+impl Tables {
+    fn of(datapath: &dyn Datapath) -> Self {
+        Self { memory: datapath.memory().into_iter().collect(), draining: datapath.draining() }
+    }
+
+    fn octets(&self, view: &VipView<'_>) -> u64 {
+        self.memory.get(&view.vip.id).copied().unwrap_or_default()
+    }
 }
 
 fn slots_of(slots: &SlotCounts, view: &VipView<'_>, of: &BackendView<'_>) -> u32 {

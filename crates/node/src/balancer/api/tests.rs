@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use codec::Instant;
@@ -48,6 +49,10 @@ impl Datapath for Kernel {
 
     fn memory(&self) -> Vec<(VipId, u64)> {
         self.0.lock().unwrap().iter().map(|vip| (vip.id, 2048)).collect()
+    }
+
+    fn draining(&self) -> BTreeSet<VipId> {
+        BTreeSet::new()
     }
 
     fn slots(&self) -> SlotCounts {
