@@ -10,7 +10,8 @@ use std::time::Duration;
 use codec::Instant;
 use dataplane::DataplaneError;
 use dataplane::balancer::{
-    Backend, Balancer, BalancerConfig, FlowQuery, HashBy, HookError, Protocol, Segment, Verdict, Vip, XdpHook,
+    Backend, Balancer, BalancerConfig, FlowQuery, Followed, HashBy, HookError, Protocol, Segment, Verdict,
+    Vip, XdpHook,
 };
 
 use crate::port::Port;
@@ -224,6 +225,86 @@ fn the_program_of_another_version_works_until_the_new_maps_are_filled() {
     assert_eq!(port.xdp_program(), old);
     balancer.apply(Instant::ZERO, &desired).unwrap();
     assert_ne!(port.xdp_program(), old);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    port.stop(balancer);
+}
+
+#[test]
+fn another_link_layer_address_is_followed() {
+    let port = Port::new("r11");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.run(1);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    port.ip(&["link", "set", "p0", "address", "02:00:00:00:00:77"]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Readdressed);
+    // It takes the frames to the new address, also for a flow that it has just seen, and sends from it.
+    assert_eq!(port.run(1)[..12], [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 0x77]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    port.stop(balancer);
+}
+
+#[test]
+fn a_port_that_is_made_again_is_taken_again() {
+    let port = Port::new("r12");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.ip(&["link", "del", "p0"]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Away);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same, "it is told once");
+    // The state is kept up while nothing can be sent.
+    let desired = [vip("192.0.2.10:80/tcp", vec![backend("bb", 1)])];
+    assert_eq!(balancer.apply(Instant::ZERO, &desired).unwrap().tables, 1);
+    port.make_again();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 2]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    // Nobody may have looked in between.
+    port.ip(&["link", "del", "p0"]);
+    port.make_again();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 2]);
+    drop(balancer);
+    // The next process finds the link that this one pinned.
+    let balancer = port.start(port.config());
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 2]);
+    port.stop(balancer);
+    assert_eq!(port.xdp_program(), None);
+}
+
+#[test]
+fn a_new_port_that_is_taken_is_left_alone_until_it_is_free() {
+    let port = Port::new("r13");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.ip(&["link", "del", "p0"]);
+    port.make_again();
+    let other = port.attach_other();
+    for _ in 0..2 {
+        let error = port.follow(&mut balancer).unwrap_err();
+        assert!(matches!(error, DataplaneError::XdpHook(HookError::Taken { .. })), "{error}");
+    }
+    drop(other);
+    port.wait_until_free();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    // One that stops while its port is away leaves nothing.
+    port.ip(&["link", "del", "p0"]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Away);
+    port.stop(balancer);
+    assert!(!port.pins().exists());
+}
+
+#[test]
+fn a_port_that_gave_its_name_away_is_let_go_of() {
+    let port = Port::new("r14");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.ip(&["link", "set", "p0", "down"]);
+    port.ip(&["link", "set", "p0", "name", "old0"]);
+    port.ip(&["link", "set", "p1", "name", "old1"]);
+    port.make_again();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
     assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
     port.stop(balancer);
 }

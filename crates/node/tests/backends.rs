@@ -427,3 +427,30 @@ fn unsolicited_advertisements_are_heard() {
         assert_eq!(neighbours.changed().await.unwrap(), (at, moved));
     });
 }
+
+#[test]
+fn a_port_that_is_made_again_asks_from_what_it_is_now() {
+    in_namespace(async {
+        cable();
+        let at = target(Vlan::Dot1q(vid(100)), "10.0.1.2");
+        let mut neighbours = Neighbours::open("p0", Vec::new(), Clock::start(), 7).await.unwrap();
+        neighbours.set_targets([at]);
+        ip("link del p0");
+        assert!(neighbours.refresh().await.is_err(), "there is none");
+        cable();
+        ip("link set p0 address 02:00:00:00:00:77");
+        neighbours.refresh().await.unwrap();
+        let far = Port::observe("b0").await.unwrap();
+        let socket = NeighbourSocket::open("b0", far.ifindex).unwrap();
+        let mut bytes = vec![0; NEIGHBOUR_FRAME_MAX];
+        let length = tokio::select! {
+            length = socket.receive(&mut bytes) => length.unwrap(),
+            change = neighbours.changed() => panic!("{change:?}"),
+        };
+        let question = Frame::decode(&bytes[..length]).unwrap();
+        assert_eq!((question.source, question.vlan), ([2, 0, 0, 0, 0, 0x77], at.vlan));
+        let mac = [2, 0, 0, 0, 0, 0xbb];
+        tokio::spawn(answer(socket, mac, vec![at]));
+        assert_eq!(neighbours.changed().await.unwrap(), (at, Change::Resolved { mac }));
+    });
+}

@@ -87,19 +87,13 @@ impl Tags {
         Self { interface: interface.to_owned(), off: Vec::new() }
     }
 
-    /// Leaves VLAN tags in the frames of a device.
+    /// Leaves VLAN tags in the frames of the device.
     ///
     /// # Errors
-    /// [`HookError::TagsStripped`] if that cannot be had.
-    pub(crate) fn leave_in(interface: &str) -> Result<Self, DataplaneError> {
-        let mut tags = Self::untouched(interface);
-        for feature in STRIPPING.into_iter().chain([INSERTING]) {
-            if let Err(error) = tags.turn_off(feature) {
-                tags.restore();
-                return Err(error);
-            }
-        }
-        Ok(tags)
+    /// [`HookError::TagsStripped`] if that cannot be had; what was changed until then is [restored](Self::restore) by
+    /// whoever gives up.
+    pub(crate) fn leave_in(&mut self) -> Result<(), DataplaneError> {
+        STRIPPING.into_iter().chain([INSERTING]).try_for_each(|feature| self.turn_off(feature))
     }
 
     fn turn_off(&mut self, feature: &'static str) -> Result<(), DataplaneError> {

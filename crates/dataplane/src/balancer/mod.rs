@@ -26,5 +26,5 @@ pub use desired::{
 pub use error::VipError;
 pub use explain::{Explanation, FlowQuery, Remembered, SlotChoice, Verdict};
 pub use hook::HookError;
-pub use running::{BackendCounters, Balancer, InPlace, VipCounters};
+pub use running::{BackendCounters, Balancer, Followed, InPlace, VipCounters};
 pub use state::Applied;

@@ -1,5 +1,7 @@
 //! One node's balancer at work.
 
+mod follow;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,8 @@ use crate::eid::{mapped, unmapped};
 use crate::error::DataplaneError;
 use crate::netlink::{Link, Netlink};
 use crate::object::{self, BalancerMapOptions};
+
+pub use follow::Followed;
 
 /// What the kernel had for a backend when the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,8 @@ pub struct Balancer {
     pins: PathBuf,
     link: Link,
     tags: Tags,
+    /// There is no interface of the port's name, or the program is not on it.
+    away: bool,
     /// The program stays loaded through the pinned link; until it is attached, through this.
     object: Ebpf,
     attached: bool,
@@ -106,9 +112,7 @@ impl Balancer {
         self_test()?;
         let mut balancer = Self::load(config, pins, link)?;
         balancer.introduce(node)?;
-        balancer.tags = Tags::leave_in(&balancer.link.name)?;
-        bpffs::take_over_other_versions(pins, Owner::Balancer)?;
-        if let Err(error) = balancer.take_port(&netlink, at_work).await {
+        if let Err(error) = balancer.take_over(&netlink, at_work).await {
             balancer.tags.restore();
             return Err(error);
         }
@@ -136,7 +140,13 @@ impl Balancer {
         let found = in_place(&observed, &maps);
         let (config, pins, state) = (config.clone(), pins.to_owned(), State::new(maps, observed));
         let tags = Tags::untouched(&link.name);
-        Ok(Self { config, pins, link, tags, object, attached: false, state, found })
+        Ok(Self { config, pins, link, tags, away: false, object, attached: false, state, found })
+    }
+
+    async fn take_over(&mut self, netlink: &Netlink, at_work: bool) -> Result<(), DataplaneError> {
+        self.tags.leave_in()?;
+        bpffs::take_over_other_versions(&self.pins, Owner::Balancer)?;
+        self.take_port(netlink, at_work).await
     }
 
     /// A program of another version has maps of its own, filled: it is not replaced by one whose maps are empty, but
@@ -181,7 +191,7 @@ impl Balancer {
     /// refuses a write, the writes made stand and the rest is made at the next call.
     pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         let applied = self.state.apply(now, desired, &self.config.vteps)?;
-        if !self.attached {
+        if !self.attached && !self.away {
             self.attach()?;
         }
         Ok(applied)
@@ -289,10 +299,13 @@ impl Balancer {
         if self.config.on_stop == OnStop::Keep {
             return Ok(());
         }
-        let Self { pins, link, tags, object, state, .. } = self;
+        let Self { pins, link, tags, away, object, state, .. } = self;
         drop((state, object));
         bpffs::remove(&pins, Owner::Balancer)?;
         tags.restore();
+        if away {
+            return Ok(());
+        }
         hook::wait_until_free(&Netlink::connect(false)?, &link.name).await
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use aya::maps::MapData;
 use aya::programs::xdp::{Xdp, XdpMode};
 use aya::programs::{ProgramInfo, loaded_programs};
-use dataplane::balancer::{Balancer, BalancerConfig, XdpHook};
+use dataplane::balancer::{Balancer, BalancerConfig, Followed, XdpHook};
 use dataplane::netlink::{Link, Netlink};
 use dataplane::netns::NetnsGuard;
 use dataplane::object::load_bench;
@@ -30,9 +30,7 @@ impl Port {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let port = Self { name, root, runtime };
         run(&["netns", "add", &port.name]);
-        port.ip(&["link", "add", "p0", "type", "veth", "peer", "name", "p1"]);
-        port.ip(&["link", "set", "p0", "up"]);
-        port.ip(&["link", "set", "p1", "up"]);
+        port.make_again();
         port
     }
 
@@ -76,12 +74,37 @@ impl Port {
     }
 
     fn link(&self) -> Link {
-        let ask = async { Netlink::connect(false)?.require("p0").await };
+        self.find_link().unwrap()
+    }
+
+    pub(crate) fn find_link(&self) -> Option<Link> {
+        let ask = async { Netlink::connect(false)?.link("p0").await };
         self.within(|| self.runtime.block_on(ask)).unwrap()
+    }
+
+    pub(crate) fn follow(&self, balancer: &mut Balancer) -> Result<Followed, DataplaneError> {
+        let link = self.find_link();
+        self.within(|| balancer.follow(link.as_ref()))
+    }
+
+    /// A port of the same name, as a driver that is loaded again makes it.
+    pub(crate) fn make_again(&self) {
+        self.ip(&["link", "add", "p0", "type", "veth", "peer", "name", "p1"]);
+        self.ip(&["link", "set", "p0", "up"]);
+        self.ip(&["link", "set", "p1", "up"]);
     }
 
     pub(crate) fn xdp_program(&self) -> Option<u32> {
         self.link().xdp.map(|xdp| xdp.program)
+    }
+
+    /// The kernel takes a program off a little after its last user is gone.
+    pub(crate) fn wait_until_free(&self) {
+        let free = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            self.xdp_program().is_none()
+        });
+        assert!(free, "a program is still there after ten seconds");
     }
 
     pub(crate) fn xdp_mode(&self) -> Option<XdpHook> {

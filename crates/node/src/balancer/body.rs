@@ -12,13 +12,15 @@ pub struct BalancerStatus {
     pub interface: String,
     /// `native` or `generic`.
     pub mode: String,
+    /// `taken`, `away` (there is no interface of its name) or `refused` (the program cannot be put on it).
+    pub port: String,
     /// Generation of the list of VIPs.
     pub generation: u64,
     /// Where the VIPs come from: `file`, `api` (stored, goes before the file) or `nothing`.
     pub source: String,
     /// The data path is as it should be.
     pub in_step: bool,
-    /// Why it is not, if the kernel or a limit refused it.
+    /// Why it is not, if the port is away, or the kernel or a limit refused it.
     pub error: Option<String>,
     /// By name.
     pub vips: Vec<VipStatus>,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use codec::Instant;
 use dataplane::DataplaneError;
-use dataplane::balancer::{Applied, Balancer, Explanation, FlowQuery, Vip, VipCounters, VipId};
+use dataplane::balancer::{Applied, Balancer, Explanation, FlowQuery, Followed, Vip, VipCounters, VipId};
+use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
 
 use bpf_abi::BalancerReason;
@@ -16,6 +17,8 @@ pub(super) type SlotCounts = BTreeMap<VipId, BTreeMap<String, u32>>;
 pub(super) trait Datapath: Send {
     /// Brings the kernel's maps in step.
     fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError>;
+    /// Follows the port to what it is now.
+    fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError>;
     /// When [`Self::handle_timeout`] has something to do.
     fn poll_timeout(&self) -> Option<Instant>;
     /// Ends drains.
@@ -39,6 +42,10 @@ pub(super) trait Datapath: Send {
 impl Datapath for Balancer {
     fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         Self::apply(self, now, desired)
+    }
+
+    fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
+        Self::follow(self, link)
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

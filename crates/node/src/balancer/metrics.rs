@@ -30,7 +30,8 @@ pub(super) struct Metrics {
     applies: Family<OutcomeLabels, Counter>,
     tables: Counter,
     moved_slots: Counter,
-    health_changes: Family<HealthLabels, Counter>,
+    health_changes: Family<ChangeLabels, Counter>,
+    port_changes: Family<ChangeLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +40,7 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HealthLabels {
+struct ChangeLabels {
     to: &'static str,
 }
 
@@ -90,6 +91,13 @@ impl Metrics {
                 "Verdicts about backends that changed, by what they changed `to`: `up` or `down`",
                 Family::default(),
             ),
+            port_changes: register(
+                registry,
+                "weir_balancer_port_changes",
+                "Changes of the port that were followed, by what it changed `to`: `address` (another link-layer address), \
+                 `away`, `refused` or `taken`",
+                Family::default(),
+            ),
         }
     }
 
@@ -107,7 +115,12 @@ impl Metrics {
     /// Checks came to another verdict.
     pub(super) fn health_changed(&self, up: bool) {
         let to = if up { "up" } else { "down" };
-        self.health_changes.get_or_create(&HealthLabels { to }).inc();
+        self.health_changes.get_or_create(&ChangeLabels { to }).inc();
+    }
+
+    /// The port is another one.
+    pub(super) fn port_changed(&self, to: &'static str) {
+        self.port_changes.get_or_create(&ChangeLabels { to }).inc();
     }
 }
 
@@ -118,6 +131,7 @@ impl Collector for Balancer {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let sample = self.0.lock();
         reasons(&mut encoder, &sample)?;
+        port(&mut encoder, &sample)?;
         vips(&mut encoder, &sample)?;
         backends(&mut encoder, &sample)
     }
@@ -134,6 +148,12 @@ fn reasons(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), E
         "VIPs with a change younger than their drain, whose flows from before may go to other backends";
     let gauge = ConstGauge::new(i64::try_from(drains).unwrap_or(i64::MAX));
     gauge.encode(encoder.encode_descriptor("weir_balancer_drains", help, None, MetricType::Gauge)?)
+}
+
+fn port(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), Error> {
+    let help = "1 while the program is on the port, 0 while the port is away or refuses it: nothing is balanced then";
+    let gauge = ConstGauge::new(i64::from(!sample.port_away));
+    gauge.encode(encoder.encode_descriptor("weir_balancer_port_taken", help, None, MetricType::Gauge)?)
 }
 
 /// A counter that is shown of what has one: no data is not zero.
@@ -256,6 +276,7 @@ mod tests {
         let sent = Some(BalancedValue { packets: 7, bytes: 900 });
         *shared.lock() = Sample {
             reasons: vec![(BalancerReason::ALL[0], 3)],
+            port_away: true,
             vips: vec![VipSample {
                 name: "web".into(),
                 sent,
@@ -271,6 +292,7 @@ mod tests {
         metrics.applied(Duration::from_millis(2), Some(&Applied { writes: 3, tables: 1, moved_slots: 9 }));
         metrics.applied(Duration::from_millis(2), None);
         metrics.health_changed(false);
+        metrics.port_changed("away");
         let text = crate::metrics::encode(&registry);
         for line in [
             "weir_balancer_vip_packets_total{vip=\"web\"} 7",
@@ -282,6 +304,8 @@ mod tests {
             "weir_balancer_backend_check_not_sent{vip=\"web\",backend=\"a\"} 1",
             "weir_balancer_backend_slots{vip=\"web\",backend=\"b\"} 500",
             "weir_balancer_drains 1",
+            "weir_balancer_port_taken 0",
+            "weir_balancer_port_changes_total{to=\"away\"} 1",
             "weir_balancer_applies_total{outcome=\"refused\"} 1",
             "weir_balancer_moved_slots_total 9",
             "weir_balancer_apply_seconds_count 2",

@@ -14,6 +14,7 @@ mod jitter;
 mod metrics;
 pub mod neighbour;
 pub mod openapi;
+mod port;
 mod saved;
 mod shared;
 mod shell;

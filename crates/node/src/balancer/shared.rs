@@ -16,6 +16,8 @@ pub(super) struct Sample {
     pub(super) reasons: Vec<(BalancerReason, u64)>,
     /// By name.
     pub(super) vips: Vec<VipSample>,
+    /// The program is not on the port.
+    pub(super) port_away: bool,
 }
 
 /// A VIP's.

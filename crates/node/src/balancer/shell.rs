@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dataplane::DataplaneError;
 use dataplane::balancer::{Explanation, FlowQuery, VipId};
+use dataplane::netlink::Link;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -16,6 +17,7 @@ use super::core::{BackendKey, BackendView, Core, Health, Output, Target, VipView
 use super::datapath::{Datapath, SlotCounts};
 use super::desired::{Change, Desired, Outcome, Refusal};
 use super::metrics::Metrics;
+use super::port::Port;
 use super::saved;
 use super::shared::{BackendSample, Shared, VipSample};
 use crate::clock::Clock;
@@ -53,6 +55,8 @@ pub(super) enum Event {
         /// Why not.
         reason: Option<String>,
     },
+    /// The port is another one, or gone.
+    Port(Option<Link>),
     /// A link-layer address was resolved.
     Neighbour {
         /// Whose.
@@ -96,6 +100,7 @@ pub(super) struct Shell {
     shared: Arc<Shared>,
     metrics: Metrics,
     condition: Condition,
+    port: Port,
     watch: bool,
     refused: Option<String>,
     /// As the last change left them.
@@ -165,6 +170,7 @@ impl Shell {
             shared,
             metrics,
             condition,
+            port: Port::default(),
             watch,
             refused,
             slots,
@@ -197,6 +203,9 @@ impl Shell {
                 () = sleep_until(due) => self.timeout(),
                 () = sleep_until(sample_at) => {
                     let began = tokio::time::Instant::now();
+                    if self.port.is_refused() {
+                        self.follow();
+                    }
                     self.sample();
                     sample_at = tokio::time::Instant::now() + SAMPLE_INTERVAL.max(began.elapsed() * SAMPLE_SHARE);
                 }
@@ -246,8 +255,9 @@ impl Shell {
             mode: self.settings.mode.to_owned(),
             generation: self.desired.generation(),
             source: self.source.to_owned(),
-            in_step: self.core.in_step(),
-            error: self.core.refused().map(str::to_owned),
+            port: self.port.word().to_owned(),
+            in_step: self.core.in_step() && self.port.is_taken(),
+            error: self.trouble(),
             vips: self.core.vips().map(|view| self.vip_status(&view, &tables)).collect(),
         }
     }
@@ -297,6 +307,10 @@ impl Shell {
                 }
             }
             Event::NotSent { key, reason } => self.not_sent(&key, reason),
+            Event::Port(link) => {
+                self.port.link = link;
+                self.follow();
+            }
             Event::Neighbour { target, mac } => self.core.handle_neighbour(target, mac),
         }
     }
@@ -312,6 +326,21 @@ impl Shell {
             }
             None => tracing::info!(vip, backend, "checks can be sent again"),
         }
+    }
+
+    /// The data path goes where the port is.
+    fn follow(&mut self) {
+        let result = self.datapath.follow(self.port.link.as_ref());
+        let result = result.map_err(|error| words(&error));
+        if let Some(to) = self.port.followed(&self.settings.interface, result) {
+            self.metrics.port_changed(to);
+        }
+        self.shared.lock().port_away = !self.port.is_taken();
+    }
+
+    /// Why frames are not balanced as they should be.
+    fn trouble(&self) -> Option<String> {
+        self.port.trouble(&self.settings.interface).or_else(|| self.core.refused().map(str::to_owned))
     }
 
     fn timeout(&mut self) {
@@ -341,7 +370,7 @@ impl Shell {
     }
 
     fn report(&mut self) {
-        let refused = self.core.refused().map(str::to_owned);
+        let refused = self.trouble();
         match &refused {
             Some(why) => self.condition.not_ready(why),
             None if self.core.in_step() => self.condition.ready(),

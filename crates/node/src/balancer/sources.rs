@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use dataplane::DataplaneError;
-use dataplane::netlink::Netlink;
+use dataplane::netlink::{Link, Netlink};
 use tokio::sync::watch;
 
 use super::core::{BackendKey, Core, Health, Target};
@@ -29,8 +29,14 @@ struct Checked {
 pub(super) struct Backends {
     checks: Checks<Checked>,
     neighbours: Neighbours,
+    interface: String,
     netlink: Netlink,
-    routes: watch::Receiver<u64>,
+    /// Links, addresses and routes.
+    network: watch::Receiver<u64>,
+    /// The port as it was told last; `None` before it was.
+    port: Option<Option<Link>>,
+    /// The port is to be looked at again.
+    look_at_port: bool,
     targets: Vec<Target>,
     /// Who is asked on behalf of whom.
     asked: BTreeMap<neighbour::Target, Vec<Target>>,
@@ -60,13 +66,35 @@ impl Backends {
         Ok(Self {
             checks: Checks::new(clock, for_checks),
             neighbours: Neighbours::open(interface, senders, clock, for_neighbours).await?,
-            routes: netlink.changes(),
+            interface: interface.to_owned(),
+            network: netlink.changes(),
             netlink,
+            port: None,
+            look_at_port: true,
             targets: Vec::new(),
             asked: BTreeMap::new(),
             look_up: false,
             known: VecDeque::new(),
         })
+    }
+
+    /// Whether the port is there and what it is, if that is news. Neighbours are asked from what it is now.
+    async fn look_at_port(&mut self) {
+        match self.netlink.link(&self.interface).await {
+            Ok(link) => {
+                if link.is_some()
+                    && let Err(error) = self.neighbours.refresh().await
+                {
+                    tracing::warn!(interface = self.interface, %error, "neighbours are not asked from it");
+                }
+                if self.port.as_ref() != Some(&link) {
+                    self.known.push_back(Event::Port(link.clone()));
+                    self.port = Some(link);
+                }
+            }
+            Err(error) => tracing::warn!(interface = self.interface, %error, "not looked at"),
+        }
+        self.look_at_port = false;
     }
 
     /// Whom to ask for each address that is needed, and what is known already.
@@ -167,6 +195,9 @@ impl Sources for Backends {
 
     async fn next(&mut self) -> Result<Event, RoleError> {
         loop {
+            if self.look_at_port {
+                self.look_at_port().await;
+            }
             if self.look_up {
                 self.ask_neighbours().await;
             }
@@ -179,7 +210,7 @@ impl Sources for Backends {
                     let (of, change) = changed?;
                     self.neighbour_changed(of, change);
                 }
-                Ok(()) = self.routes.changed() => self.look_up = true,
+                Ok(()) = self.network.changed() => (self.look_up, self.look_at_port) = (true, true),
             }
         }
     }

@@ -420,6 +420,7 @@ fn balancer_status() -> BalancerStatus {
     BalancerStatus {
         interface: "eth0".into(),
         mode: "native".into(),
+        port: "taken".into(),
         generation: 7,
         source: "api".into(),
         in_step: true,

@@ -1,9 +1,10 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 
 use codec::Instant;
 use dataplane::DataplaneError;
-use dataplane::balancer::{Applied, Verdict, Vip, VipCounters, VipId};
+use dataplane::balancer::{Applied, Followed, Verdict, Vip, VipCounters, VipId};
+use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -29,6 +30,10 @@ impl Datapath for Kernel {
     fn apply(&mut self, _: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         *self.0.lock().unwrap() = desired.to_vec();
         Ok(Applied::default())
+    }
+
+    fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
+        Ok(if link.is_some() { Followed::Attached } else { Followed::Away })
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -80,19 +85,26 @@ impl Datapath for Kernel {
     }
 }
 
-/// Says once that a backend works, and then nothing.
-struct OneAnswer(bool);
+/// Says this once, and then nothing.
+struct Told(VecDeque<Event>);
 
-impl Sources for OneAnswer {
+impl Sources for Told {
     fn watch(&mut self, _: &Core) {}
 
     async fn next(&mut self) -> Result<Event, RoleError> {
-        if std::mem::take(&mut self.0) {
-            let key = BackendKey { vip: "web".into(), backend: "a".into() };
-            return Ok(Event::Health { key, health: Health::Up, said: "connected".into() });
+        match self.0.pop_front() {
+            Some(event) => Ok(event),
+            None => std::future::pending().await,
         }
-        std::future::pending().await
     }
+}
+
+fn key() -> BackendKey {
+    BackendKey { vip: "web".into(), backend: "a".into() }
+}
+
+fn works() -> Event {
+    Event::Health { key: key(), health: Health::Up, said: "connected".into() }
 }
 
 struct Node {
@@ -118,6 +130,12 @@ mac = "02:00:00:00:00:01"
 
 impl Node {
     async fn start() -> Self {
+        Self::told([works()]).await
+    }
+
+    /// A node whose sources say this.
+    async fn told(events: impl IntoIterator<Item = Event>) -> Self {
+        let told = Told(events.into_iter().collect());
         let directory = tempfile::tempdir().unwrap();
         let table = Store::open(directory.path()).unwrap().table("balancer").unwrap();
         let desired = Desired::new(services::parse(START, None).unwrap());
@@ -145,7 +163,7 @@ impl Node {
         let server = crate::http::Server::bind(http, &mut registry).await.unwrap();
         let base = format!("http://{}", server.local_addr().unwrap());
         let serving = server.serve(router(sender), registry, readiness.clone(), shutdown.clone());
-        let loops = shell.serve(OneAnswer(true), jobs, shutdown);
+        let loops = shell.serve(told, jobs, shutdown);
         let tasks = vec![tokio::spawn(serving), tokio::spawn(async { loops.await.unwrap() })];
         Self { base, kernel, readiness, directory, trigger, tasks }
     }
@@ -347,6 +365,30 @@ async fn the_status_says_why() {
     assert!(node.readiness.conditions()["balancer"].is_none());
     node.ask(Method::DELETE, "/v1/vips", None).await.is(204);
     assert_eq!(node.get("/v1/status").await.body["source"], "api");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_status_says_what_cannot_be_checked_and_that_the_port_is_away() {
+    let reason = "10.0.0.1:80: could not be asked: find a route: no route".to_owned();
+    let not_sent = Event::NotSent { key: key(), reason: Some(reason.clone()) };
+    let node = Node::told([works(), not_sent, Event::Port(None)]).await;
+    let status = loop {
+        let status = node.get("/v1/status").await.is(200).body;
+        if status["port"] == "away" {
+            break status;
+        }
+        tokio::task::yield_now().await;
+    };
+    let backend = &status["vips"][0]["backends"][0];
+    assert_eq!((&backend["usable"], &backend["why"]), (&json!(true), &json!("check-not-sent")));
+    assert_eq!((&backend["health"], &backend["not_sent"]), (&json!("up"), &json!(reason)));
+    assert_eq!(status["in_step"], false);
+    let why = status["error"].as_str().unwrap().to_owned();
+    assert!(why.contains("no interface eth0"), "{why}");
+    assert_eq!(node.readiness.conditions()["balancer"], Some(why));
+    let metrics = node.get("/metrics").await.body;
+    assert!(metrics.as_str().unwrap().contains("weir_balancer_port_taken 0"), "{metrics}");
     node.stop().await;
 }
 

@@ -25,6 +25,7 @@ const FRAMES_IN_A_ROW: u32 = 64;
 #[derive(Debug)]
 pub struct Neighbours {
     interface: String,
+    ifindex: u32,
     configured: Vec<Sender>,
     clock: Clock,
     socket: NeighbourSocket,
@@ -79,6 +80,7 @@ impl Neighbours {
         let resolver = Resolver::new(port.mac, senders(&configured, &port), random);
         Ok(Self {
             interface: interface.to_owned(),
+            ifindex: port.ifindex,
             configured,
             clock,
             socket,
@@ -91,13 +93,17 @@ impl Neighbours {
         })
     }
 
-    /// Looks at the port again, after its addresses or link-layer address changed. An interface that was removed and made
-    /// again has another index: its neighbours are to be opened again.
+    /// Looks at the port again, after its addresses or link-layer address changed, or it was removed and made again. What is
+    /// known of targets is kept.
     ///
     /// # Errors
-    /// If the interface is gone.
+    /// If the interface is gone, or the kernel refuses a socket on a new one.
     pub async fn refresh(&mut self) -> Result<(), DataplaneError> {
         let port = host::Port::observe(&self.interface).await?;
+        if port.ifindex != self.ifindex {
+            self.socket = NeighbourSocket::open(&self.interface, port.ifindex)?;
+            self.ifindex = port.ifindex;
+        }
         self.resolver.set_port(port.mac, senders(&self.configured, &port));
         Ok(())
     }
