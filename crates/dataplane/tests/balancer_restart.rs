@@ -180,8 +180,17 @@ fn tags_stay_in_the_frames() {
     let on = |feature| port.within(|| dataplane::ethtool::feature("p0", feature)).unwrap().unwrap().on;
     let features = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"];
     let before = features.map(on);
-    let balancer = port.start(port.config());
+    let mut balancer = port.start(port.config());
     assert_eq!(features.map(on), [false; 3]);
+    port.stop(balancer);
+    assert_eq!(features.map(on), before);
+    // One that takes over knows what the one before turned off; a veth filters nothing.
+    drop(port.start(port.config()));
+    balancer = port.start(port.config());
+    let tagged = [vip("192.0.2.10:80/tcp@802.1q:100", Vec::new())];
+    port.within(|| balancer.apply(Instant::ZERO, &tagged)).unwrap();
+    assert_eq!(features.map(on), [false; 3]);
+    assert_eq!(balancer.filtered(), []);
     port.stop(balancer);
     assert_eq!(features.map(on), before);
 }

@@ -7,6 +7,7 @@ mod chunks;
 mod desired;
 mod error;
 mod explain;
+mod features;
 mod hook;
 mod identity;
 mod maps;
@@ -25,6 +26,7 @@ pub use desired::{
 };
 pub use error::VipError;
 pub use explain::{Explanation, FlowQuery, Remembered, SlotChoice, Verdict};
+pub use features::FilteredVlans;
 pub use hook::HookError;
 pub use running::{BackendCounters, Balancer, Followed, InPlace, VipCounters};
 pub use state::Applied;

@@ -12,7 +12,8 @@ use codec::Instant;
 
 use crate::balancer::desired::{BalancerConfig, Vip, VipId, XdpHook};
 use crate::balancer::explain::{self, Explanation, FlowQuery, LookUp};
-use crate::balancer::hook::{self, Tags};
+use crate::balancer::features::{Features, FilteredVlans};
+use crate::balancer::hook;
 use crate::balancer::identity::identity;
 use crate::balancer::maps::Maps;
 use crate::balancer::observed::{Memory, Observed, is_vip};
@@ -64,7 +65,7 @@ pub struct Balancer {
     config: BalancerConfig,
     pins: PathBuf,
     link: Link,
-    tags: Tags,
+    features: Features,
     /// There is no interface of the port's name, or the program is not on it.
     away: bool,
     /// The program stays loaded through the pinned link; until it is attached, through this.
@@ -113,7 +114,7 @@ impl Balancer {
         let mut balancer = Self::load(config, pins, link)?;
         balancer.introduce(node)?;
         if let Err(error) = balancer.take_over(&netlink, at_work).await {
-            balancer.tags.restore();
+            balancer.features.give_up();
             return Err(error);
         }
         Ok(balancer)
@@ -139,12 +140,12 @@ impl Balancer {
         let observed = maps.observe()?;
         let found = in_place(&observed, &maps);
         let (config, pins, state) = (config.clone(), pins.to_owned(), State::new(maps, observed));
-        let tags = Tags::untouched(&link.name);
-        Ok(Self { config, pins, link, tags, away: false, object, attached: false, state, found })
+        let features = Features::open(&link, &features_file(&config));
+        Ok(Self { config, pins, link, features, away: false, object, attached: false, state, found })
     }
 
     async fn take_over(&mut self, netlink: &Netlink, at_work: bool) -> Result<(), DataplaneError> {
-        self.tags.leave_in()?;
+        self.features.leave_tags_in()?;
         bpffs::take_over_other_versions(&self.pins, Owner::Balancer)?;
         self.take_port(netlink, at_work).await
     }
@@ -191,6 +192,7 @@ impl Balancer {
     /// refuses a write, the writes made stand and the rest is made at the next call.
     pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         let applied = self.state.apply(now, desired, &self.config.vteps)?;
+        self.features.let_in(desired);
         if !self.attached && !self.away {
             self.attach()?;
         }
@@ -221,6 +223,12 @@ impl Balancer {
     #[must_use]
     pub const fn hook(&self) -> XdpHook {
         self.config.mode
+    }
+
+    /// VLANs of VIPs and backends whose frames the port may drop before they are balanced.
+    #[must_use]
+    pub fn filtered(&self) -> Vec<FilteredVlans> {
+        self.features.filtered()
     }
 
     /// Frames and octets by VIP and backend of the desired state.
@@ -299,10 +307,10 @@ impl Balancer {
         if self.config.on_stop == OnStop::Keep {
             return Ok(());
         }
-        let Self { pins, link, tags, away, object, state, .. } = self;
+        let Self { pins, link, mut features, away, object, state, .. } = self;
         drop((state, object));
         bpffs::remove(&pins, Owner::Balancer)?;
-        tags.restore();
+        features.restore();
         if away {
             return Ok(());
         }
@@ -343,6 +351,13 @@ impl LookUp for Balancer {
         let vips = self.state.observed.vips.keys().filter_map(VipId::from_key);
         vips.filter(|other| other.address == unmapped(&mapped(id.address))).collect()
     }
+}
+
+/// Where it is kept what was turned off; beside that of others, if pins are.
+fn features_file(config: &BalancerConfig) -> PathBuf {
+    let elsewhere = config.pin_root.as_ref().and_then(|root| root.file_name());
+    let prefix = elsewhere.map_or_else(String::new, |root| format!("{}-", root.to_string_lossy()));
+    Path::new("/run/weir").join(format!("{prefix}{}", config.node)).join("features")
 }
 
 fn node_value(config: &BalancerConfig) -> Result<BalancerNodeValue, DataplaneError> {

@@ -189,6 +189,8 @@ impl Drop for Port {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
         let _ = std::fs::remove_dir_all(&self.root);
+        // Of a balancer that was dropped.
+        let _ = std::fs::remove_dir_all(Path::new("/run/weir").join(format!("{}-node", self.name)));
     }
 }
 

@@ -22,6 +22,8 @@ pub struct BalancerStatus {
     pub in_step: bool,
     /// Why it is not, if the port is away, or the kernel or a limit refused it.
     pub error: Option<String>,
+    /// What may keep frames from being balanced, and the way out, though everything is as desired.
+    pub warnings: Vec<String>,
     /// By name.
     pub vips: Vec<VipStatus>,
 }

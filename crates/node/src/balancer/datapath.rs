@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use codec::Instant;
 use dataplane::DataplaneError;
-use dataplane::balancer::{Applied, Balancer, Explanation, FlowQuery, Followed, Vip, VipCounters, VipId};
+use dataplane::balancer::{
+    Applied, Balancer, Explanation, FilteredVlans, FlowQuery, Followed, Vip, VipCounters, VipId,
+};
 use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
 
@@ -29,6 +31,8 @@ pub(super) trait Datapath: Send {
     fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError>;
     /// Octets of tables.
     fn memory(&self) -> Vec<(VipId, u64)>;
+    /// VLANs whose frames the port may drop.
+    fn filtered(&self) -> Vec<FilteredVlans>;
     /// VIPs with a change younger than their drain.
     fn draining(&self) -> BTreeSet<VipId>;
     /// Slots in force; walks over every table.
@@ -66,6 +70,10 @@ impl Datapath for Balancer {
 
     fn memory(&self) -> Vec<(VipId, u64)> {
         Self::memory(self)
+    }
+
+    fn filtered(&self) -> Vec<FilteredVlans> {
+        Self::filtered(self)
     }
 
     fn draining(&self) -> BTreeSet<VipId> {

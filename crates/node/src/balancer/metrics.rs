@@ -153,7 +153,10 @@ fn reasons(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), E
 fn port(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), Error> {
     let help = "1 while the program is on the port, 0 while the port is away or refuses it: nothing is balanced then";
     let gauge = ConstGauge::new(i64::from(!sample.port_away));
-    gauge.encode(encoder.encode_descriptor("weir_balancer_port_taken", help, None, MetricType::Gauge)?)
+    gauge.encode(encoder.encode_descriptor("weir_balancer_port_taken", help, None, MetricType::Gauge)?)?;
+    let help = "VLANs of VIPs and backends whose frames the port's own filter may drop; `warnings` of the status say why";
+    let gauge = ConstGauge::new(i64::try_from(sample.filtered_vlans).unwrap_or(i64::MAX));
+    gauge.encode(encoder.encode_descriptor("weir_balancer_filtered_vlans", help, None, MetricType::Gauge)?)
 }
 
 /// A counter that is shown of what has one: no data is not zero.
@@ -277,6 +280,7 @@ mod tests {
         *shared.lock() = Sample {
             reasons: vec![(BalancerReason::ALL[0], 3)],
             port_away: true,
+            filtered_vlans: 2,
             vips: vec![VipSample {
                 name: "web".into(),
                 sent,
@@ -305,6 +309,7 @@ mod tests {
             "weir_balancer_backend_slots{vip=\"web\",backend=\"b\"} 500",
             "weir_balancer_drains 1",
             "weir_balancer_port_taken 0",
+            "weir_balancer_filtered_vlans 2",
             "weir_balancer_port_changes_total{to=\"away\"} 1",
             "weir_balancer_applies_total{outcome=\"refused\"} 1",
             "weir_balancer_moved_slots_total 9",

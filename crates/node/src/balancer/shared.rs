@@ -18,6 +18,8 @@ pub(super) struct Sample {
     pub(super) vips: Vec<VipSample>,
     /// The program is not on the port.
     pub(super) port_away: bool,
+    /// VLANs whose frames the port may drop.
+    pub(super) filtered_vlans: usize,
 }
 
 /// A VIP's.

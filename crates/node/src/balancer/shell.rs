@@ -258,6 +258,7 @@ impl Shell {
             port: self.port.word().to_owned(),
             in_step: self.core.in_step() && self.port.is_taken(),
             error: self.trouble(),
+            warnings: self.datapath.filtered().iter().map(ToString::to_string).collect(),
             vips: self.core.vips().map(|view| self.vip_status(&view, &tables)).collect(),
         }
     }
@@ -418,7 +419,9 @@ impl Shell {
             }
         };
         let vips = self.core.vips().map(sample).collect();
+        let filtered = self.datapath.filtered().iter().map(|filtered| filtered.vlans.len()).sum();
         let mut shared = self.shared.lock();
+        shared.filtered_vlans = filtered;
         (shared.vips, shared.reasons) = (vips, reasons);
     }
 }

@@ -425,6 +425,7 @@ fn balancer_status() -> BalancerStatus {
         source: "api".into(),
         in_step: true,
         error: None,
+        warnings: Vec::new(),
         vips: vec![vip],
     }
 }

@@ -80,7 +80,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         run(&["ip", "netns", "delete", &self.0]);
         // Of a test that failed; otherwise nothing is there.
-        let _ = std::fs::remove_dir_all(Path::new("/sys/fs/bpf/weir").join(&self.0));
+        for root in ["/sys/fs/bpf/weir", "/run/weir"] {
+            let _ = std::fs::remove_dir_all(Path::new(root).join(&self.0));
+        }
     }
 }
 

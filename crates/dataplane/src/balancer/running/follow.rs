@@ -4,8 +4,8 @@ use std::io;
 
 use bpf_abi::balancer::BalancerNodeValue;
 
-use super::Balancer;
-use crate::balancer::hook::{self, Tags};
+use super::{Balancer, features_file};
+use crate::balancer::hook;
 use crate::bpffs;
 use crate::error::DataplaneError;
 use crate::netlink::Link;
@@ -32,7 +32,7 @@ impl Balancer {
     pub fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
         let Some(link) = link else {
             // Nothing is left to be turned on again.
-            self.tags = Tags::untouched(&self.link.name);
+            self.features.forget();
             let was_away = std::mem::replace(&mut self.away, true);
             return Ok(if was_away { Followed::Same } else { Followed::Away });
         };
@@ -55,10 +55,12 @@ impl Balancer {
         hook::is_ours(link, &bpffs::versions(&self.pins))?;
         if link.ifindex != self.link.ifindex {
             self.give_up_link()?;
-            self.tags = Tags::untouched(&link.name);
+            self.features.forget();
+            self.features = self.features.like(link, &features_file(&self.config));
             self.link = link.clone();
         }
-        self.tags.leave_in()?;
+        self.features.leave_tags_in()?;
+        self.features.turn_filters_off();
         self.readdress(link)?;
         self.link = link.clone();
         self.attach()

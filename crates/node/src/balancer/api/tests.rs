@@ -3,7 +3,7 @@ use std::sync::Mutex;
 
 use codec::Instant;
 use dataplane::DataplaneError;
-use dataplane::balancer::{Applied, Followed, Verdict, Vip, VipCounters, VipId};
+use dataplane::balancer::{Applied, FilteredVlans, Followed, Verdict, Vip, VipCounters, VipId};
 use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
 use reqwest::{Method, StatusCode};
@@ -54,6 +54,11 @@ impl Datapath for Kernel {
 
     fn memory(&self) -> Vec<(VipId, u64)> {
         self.0.lock().unwrap().iter().map(|vip| (vip.id, 2048)).collect()
+    }
+
+    fn filtered(&self) -> Vec<FilteredVlans> {
+        let feature = "rx-vlan-filter";
+        vec![FilteredVlans { interface: "eth0".into(), feature, vlans: vec![100] }]
     }
 
     fn draining(&self) -> BTreeSet<VipId> {
@@ -389,6 +394,8 @@ async fn the_status_says_what_cannot_be_checked_and_that_the_port_is_away() {
     assert_eq!(node.readiness.conditions()["balancer"], Some(why));
     let metrics = node.get("/metrics").await.body;
     assert!(metrics.as_str().unwrap().contains("weir_balancer_port_taken 0"), "{metrics}");
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("eth0 has rx-vlan-filter on"), "{warning}");
     node.stop().await;
 }
 
