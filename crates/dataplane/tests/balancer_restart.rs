@@ -10,9 +10,10 @@ use std::time::Duration;
 use codec::Instant;
 use dataplane::DataplaneError;
 use dataplane::balancer::{
-    Backend, Balancer, BalancerConfig, FlowQuery, Followed, HashBy, HookError, Protocol, Segment, Verdict,
-    Vip, XdpHook,
+    Backend, Balancer, BalancerConfig, FlowQuery, Followed, HashBy, HookError, PacketKind, Protocol, Segment,
+    Verdict, Vip, XdpHook,
 };
+use dataplane::test_run::{XDP_DROP, XDP_PASS, XDP_TX};
 
 use crate::port::Port;
 
@@ -133,6 +134,51 @@ fn the_kernel_sends_a_flow_where_it_is_explained() {
     assert!(moved.previous.is_some());
     let middle = FlowQuery { first: false, ..query(7) };
     assert_eq!(balancer.explain(&middle).unwrap().verdict, Verdict::Forwarded, "its old backend is gone");
+    port.stop(balancer);
+}
+
+/// An IPv4 packet from 198.51.100.1, unless told otherwise, to 192.0.2.10.
+fn packet(protocol: u8, fragment: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+    let header = [0x45, 0, length[0], length[1], 0, 0, fragment[0], fragment[1], 64, protocol, 0, 0];
+    [&header[..], &[198, 51, 100, 1, 192, 0, 2, 10], payload].concat()
+}
+
+#[test]
+fn the_kernel_sends_what_has_no_ports_where_it_is_explained() {
+    let port = Port::new("r15");
+    let mut balancer = port.start(port.config());
+    let backends: Vec<Backend> = (1..=20).map(|length| backend(&"n".repeat(length), 1)).collect();
+    let web = vip("192.0.2.10:80/tcp", backends.clone());
+    let by_addresses = Vip { hash: HashBy::Addresses, ..vip("192.0.2.10:53/udp", backends) };
+    let quiet = Vip { echo: false, ..vip("192.0.2.11:80/tcp", vec![backend("a", 1)]) };
+    balancer.apply(Instant::ZERO, &[web, by_addresses, quiet]).unwrap();
+    let explain = |query: &FlowQuery, kind| balancer.explain_packet(query, kind).unwrap();
+    let to = |query: &FlowQuery, kind, verdict, packet: &[u8]| {
+        let explained = explain(query, kind);
+        assert_eq!(explained.verdict, verdict, "{explained:?}");
+        let (action, frame) = port.run_packet(packet);
+        assert_eq!((action, usize::from(frame[5])), (XDP_TX, explained.backend.unwrap().len()));
+    };
+    let udp = FlowQuery { protocol: Protocol::Udp, destination_port: 9, ..query(7) };
+    to(&udp, PacketKind::Fragment, Verdict::Forwarded, &packet(17, [0, 185], &[0; 64]));
+    for source in 1..50 {
+        let mut quoted = packet(6, [0, 0], &[0, 80, 0, source, 0, 0, 0, 0]);
+        quoted[12..20].copy_from_slice(&[192, 0, 2, 10, 198, 51, 100, 1]);
+        let error = packet(1, [0, 0], &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &quoted].concat());
+        to(&query(source.into()), PacketKind::IcmpError, Verdict::IcmpRelayed, &error);
+    }
+    let not_sent = |query: &FlowQuery, kind, verdict, packet: &[u8], action| {
+        assert_eq!(explain(query, kind).verdict, verdict);
+        assert_eq!(port.run_packet(packet).0, action);
+    };
+    let tcp = packet(6, [0, 185], &[0; 64]);
+    not_sent(&query(7), PacketKind::Fragment, Verdict::DropFragment, &tcp, XDP_DROP);
+    let mut echo = packet(1, [0, 0], &[8, 0, 0, 0, 0, 0, 0, 0]);
+    not_sent(&query(7), PacketKind::EchoRequest, Verdict::EchoAnswered, &echo, XDP_TX);
+    echo[19] = 11;
+    let quiet = FlowQuery { destination: [192, 0, 2, 11].into(), ..query(7) };
+    not_sent(&quiet, PacketKind::EchoRequest, Verdict::PassIcmp, &echo, XDP_PASS);
     port.stop(balancer);
 }
 

@@ -13,6 +13,7 @@ mod identity;
 mod maps;
 mod observed;
 mod plan;
+mod portless;
 mod running;
 #[cfg(test)]
 mod samples;
@@ -28,5 +29,6 @@ pub use error::VipError;
 pub use explain::{Explanation, FlowQuery, Remembered, SlotChoice, Verdict};
 pub use features::FilteredVlans;
 pub use hook::HookError;
+pub use portless::{PacketKind, PacketKindError};
 pub use running::{BackendCounters, Balancer, Followed, InPlace, VipCounters};
 pub use state::Applied;

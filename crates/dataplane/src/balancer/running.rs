@@ -16,8 +16,9 @@ use crate::balancer::features::{Features, FilteredVlans};
 use crate::balancer::hook;
 use crate::balancer::identity::identity;
 use crate::balancer::maps::Maps;
-use crate::balancer::observed::{Memory, Observed, is_vip};
+use crate::balancer::observed::{Memory, Observed, address_of, is_vip};
 use crate::balancer::plan::{CHUNK_OCTETS, Placed, table_octets};
+use crate::balancer::portless::{self, PacketKind};
 use crate::balancer::self_test::self_test;
 use crate::balancer::state::{Applied, State};
 use crate::bpffs::{self, Owner};
@@ -268,6 +269,18 @@ impl Balancer {
         explain::explain(self, flow)
     }
 
+    /// What the program would do with a packet of a flow, or about it, that is not one with ports.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn explain_packet(
+        &self,
+        flow: &FlowQuery,
+        packet: PacketKind,
+    ) -> Result<Explanation, DataplaneError> {
+        portless::explain_packet(self, flow, packet)
+    }
+
     /// Octets of each VIP's tables, the previous one included.
     #[must_use]
     pub fn memory(&self) -> Vec<(VipId, u64)> {
@@ -323,6 +336,10 @@ impl LookUp for Balancer {
 
     fn vip(&self, id: &VipId) -> Result<Option<VipValue>, DataplaneError> {
         self.state.maps.vip(&id.key())
+    }
+
+    fn address(&self, id: &VipId) -> Result<Option<VipValue>, DataplaneError> {
+        self.state.maps.vip(&address_of(&id.key()))
     }
 
     fn seed(&self) -> Result<u32, DataplaneError> {

@@ -144,11 +144,21 @@ impl Port {
         frame[34..36].copy_from_slice(&source_port.to_be_bytes());
         frame[37] = 80;
         frame[46..48].copy_from_slice(&[0x50, 2]);
-        let id = self.xdp_program().unwrap();
-        let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id).unwrap();
-        let (action, packet) = run_program(&info, &frame);
+        let (action, packet) = self.run_frame(&frame);
         assert_eq!(action, XDP_TX);
         packet
+    }
+
+    /// What the program on the port makes of an IPv4 packet to it: what it decides, and the frame then.
+    pub(crate) fn run_packet(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+        let header = [&self.link().mac[..], &[2, 0, 0, 0, 0, 9, 8, 0]].concat();
+        self.run_frame(&[&header[..], packet].concat())
+    }
+
+    fn run_frame(&self, frame: &[u8]) -> (u32, Vec<u8>) {
+        let id = self.xdp_program().unwrap();
+        let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id).unwrap();
+        run_program(&info, frame)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use codec::Instant;
 use dataplane::DataplaneError;
 use dataplane::balancer::{
-    Applied, Balancer, Explanation, FilteredVlans, FlowQuery, Followed, Vip, VipCounters, VipId,
+    Applied, Balancer, Explanation, FilteredVlans, FlowQuery, Followed, PacketKind, Vip, VipCounters, VipId,
 };
 use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
@@ -37,8 +37,8 @@ pub(super) trait Datapath: Send {
     fn draining(&self) -> BTreeSet<VipId>;
     /// Slots in force; walks over every table.
     fn slots(&self) -> SlotCounts;
-    /// What becomes of a packet.
-    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError>;
+    /// What becomes of a packet of a flow, or about it.
+    fn explain(&self, flow: &FlowQuery, packet: PacketKind) -> Result<Explanation, DataplaneError>;
     /// Ends the process's part in it.
     fn stop(self: Box<Self>) -> BoxFuture<'static, Result<(), DataplaneError>>;
 }
@@ -84,8 +84,8 @@ impl Datapath for Balancer {
         Self::slots(self).into_iter().map(|(vip, slots)| (vip, slots.into_iter().collect())).collect()
     }
 
-    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
-        Self::explain(self, flow)
+    fn explain(&self, flow: &FlowQuery, packet: PacketKind) -> Result<Explanation, DataplaneError> {
+        Self::explain_packet(self, flow, packet)
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, Result<(), DataplaneError>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::DataplaneError;
-use dataplane::balancer::{Explanation, FlowQuery, VipId};
+use dataplane::balancer::{Explanation, FlowQuery, PacketKind, VipId};
 use dataplane::netlink::Link;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
@@ -240,8 +240,12 @@ impl Shell {
     }
 
     /// What the data path would do with a packet, and the name of its VIP.
-    pub(super) fn explain(&self, flow: &FlowQuery) -> Result<(Explanation, Option<String>), DataplaneError> {
-        let explanation = self.datapath.explain(flow)?;
+    pub(super) fn explain(
+        &self,
+        flow: &FlowQuery,
+        packet: PacketKind,
+    ) -> Result<(Explanation, Option<String>), DataplaneError> {
+        let explanation = self.datapath.explain(flow, packet)?;
         let name = explanation.vip.and_then(|id| self.core.vips().find(|view| view.vip.id == id));
         let name = name.map(|view| view.vip.name.clone());
         Ok((explanation, name))

@@ -26,6 +26,15 @@ fn a_balancer_lives_is_changed_and_ends() {
     let before = balancer.json(&FLOW);
     assert_eq!((&before["vip"], &before["verdict"]), (&"web".into(), &"forwarded".into()), "{before}");
 
+    let relayed = balancer.json(&[&FLOW[..], &["--packet", "icmp-error"]].concat());
+    assert_eq!((&relayed["verdict"], &relayed["backend"]), (&"icmp_relayed".into(), &before["backend"]));
+    let addresses = ["explain", "flow", "--source", "198.51.100.7", "--destination", "192.0.2.10"];
+    let verdict = |kind| balancer.json(&[&addresses[..], &["--packet", kind]].concat())["verdict"].clone();
+    assert_eq!(
+        (verdict("echo-request"), verdict("fragment")),
+        ("echo_answered".into(), "drop_fragment".into())
+    );
+
     // Drained by a file that is put into force.
     let drained = VIPS.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 0");
     let file = directory.path().join("drained.toml");

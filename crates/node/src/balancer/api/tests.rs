@@ -69,7 +69,7 @@ impl Datapath for Kernel {
         SlotCounts::new()
     }
 
-    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
+    fn explain(&self, flow: &FlowQuery, packet: PacketKind) -> Result<Explanation, DataplaneError> {
         let vips = self.0.lock().unwrap();
         let vip = vips.iter().find(|vip| vip.id.address == flow.destination);
         let choice = SlotChoice { size: 1021, slot: 7, index: Some(3), name: Some("a".into()), usable: true };
@@ -81,7 +81,7 @@ impl Datapath for Kernel {
             remembered: None,
             verdict: if vip.is_some() { Verdict::Forwarded } else { Verdict::PassNoVip },
             backend: vip.map(|_| "a".into()),
-            because: format!("port {}", flow.source_port),
+            because: format!("{packet} of port {}", flow.source_port),
         })
     }
 
@@ -407,7 +407,7 @@ async fn flows_are_explained() {
     assert_eq!((&found.body["vip"], &found.body["verdict"]), (&json!("web"), &json!("forwarded")));
     assert_eq!(
         (&found.body["because"], &found.body["current"]["backend"]),
-        (&json!("port 40000"), &json!("a"))
+        (&json!("transport of port 40000"), &json!("a"))
     );
     let none =
         explain("/v1/explain?source=198.51.100.7:40000&destination=192.0.2.11:80&protocol=udp").await.is(200);
@@ -417,6 +417,12 @@ async fn flows_are_explained() {
     let wrong = explain("/v1/explain?source=192.0.2.1:1&destination=[::1]:80").await.is(400);
     assert_eq!(wrong.fields(), ["destination"]);
     explain("/v1/explain?source=192.0.2.1:1").await.is(400);
+    let fragment = "/v1/explain?source=198.51.100.7&destination=192.0.2.10&packet=fragment";
+    assert_eq!(explain(fragment).await.is(200).body["because"], "fragment of port 0");
+    let error = "/v1/explain?source=198.51.100.7&destination=192.0.2.10:80&packet=icmp-error";
+    assert_eq!(explain(error).await.is(400).fields(), ["source"], "its quote has ports");
+    let wrong = "/v1/explain?source=192.0.2.1:1&destination=192.0.2.10:80&packet=ping";
+    assert_eq!(explain(wrong).await.is(400).fields(), ["packet"]);
     node.stop().await;
 }
 
