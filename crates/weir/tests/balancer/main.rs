@@ -17,7 +17,7 @@ const FLOW: [&str; 6] =
 fn a_balancer_lives_is_changed_and_ends() {
     let namespace = Namespace::new("life");
     let directory = directory(VIPS);
-    let balancer = Balancer::start(&namespace, directory.path(), "\"keep\"", &[]);
+    let balancer = Balancer::start(&namespace, directory.path(), "keep", &[]);
     let status = balancer.json(&["get", "status"]);
     assert_eq!((&status["source"], &status["in_step"]), (&"file".into(), &true.into()), "{status}");
     let slots =
@@ -49,7 +49,7 @@ fn a_balancer_lives_is_changed_and_ends() {
     assert_eq!(balancer.end("-KILL"), None);
 
     // What was changed holds, in the kernel and after a restart.
-    let balancer = Balancer::start(&namespace, directory.path(), "\"keep\"", &[]);
+    let balancer = Balancer::start(&namespace, directory.path(), "keep", &[]);
     let status = balancer.json(&["get", "status"]);
     assert_eq!((&status["source"], &status["generation"]), (&"api".into(), &2.into()), "{status}");
     assert_eq!((slots(&status, 0), slots(&status, 1)), (1021, 0));
@@ -63,7 +63,7 @@ fn a_balancer_lives_is_changed_and_ends() {
     assert_eq!(balancer.end("-TERM"), Some(0));
 
     // Back to the file, and nothing is left behind.
-    let balancer = Balancer::start(&namespace, directory.path(), "\"detach\"", &["--reset-from-file"]);
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &["--reset-from-file"]);
     let status = balancer.json(&["get", "status"]);
     assert_eq!((&status["source"], slots(&status, 1) > 500), (&"file".into(), true), "{status}");
     assert_eq!(balancer.end("-TERM"), Some(0));
@@ -98,14 +98,15 @@ name = "b"
 address = "10.0.200.11"
 segment = "802.1q:200"
 "#;
-const SOURCE: &str = "\"detach\"\n[[balancer.source]]\nsegment = \"802.1q:200\"\naddress = \"10.0.200.5\"";
+const SOURCE: &str = "[[balancer.source]]\nsegment = \"802.1q:200\"\naddress = \"10.0.200.5\"\n";
 const NOT_SENT: &str = "weir_balancer_backend_check_not_sent{vip=\"web\",backend=\"a\"}";
 
 #[test]
 fn checks_that_cannot_be_sent_say_why() {
     let namespace = Namespace::new("checks");
     let directory = directory(CHECKED);
-    let balancer = Balancer::start(&namespace, directory.path(), SOURCE, &[]);
+    write(&directory.path().join("more.toml"), SOURCE);
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &[]);
     let backend = |field: &str| balancer.json(&["get", "status"])["vips"][1]["backends"][0][field].clone();
     wait_for("a check that is not sent", || backend("why") == "check-not-sent");
     let reason = backend("not_sent").as_str().unwrap().to_owned();
@@ -133,7 +134,7 @@ fn checks_that_cannot_be_sent_say_why() {
 fn the_port_is_followed() {
     let namespace = Namespace::new("port");
     let directory = directory(VIPS);
-    let balancer = Balancer::start(&namespace, directory.path(), "\"detach\"", &[]);
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &[]);
     let port = || balancer.json(&["get", "status"])["port"].clone();
     let forwarded = || balancer.metric("weir_balancer_packets_total{reason=\"forwarded\"}").unwrap_or(0.0);
     let is_balanced = |what: &str| {
@@ -166,7 +167,7 @@ fn the_port_is_followed() {
 fn a_drain_from_before_a_restart_is_shown() {
     let namespace = Namespace::new("drain");
     let directory = directory(&VIPS.replace("\"1s\"", "\"1h\""));
-    let balancer = Balancer::start(&namespace, directory.path(), "\"keep\"", &[]);
+    let balancer = Balancer::start(&namespace, directory.path(), "keep", &[]);
     wait_for("the metric", || balancer.metric("weir_balancer_drains") == Some(0.0));
     let file = directory.path().join("drained.toml");
     let drained = VIPS.replace("\"1s\"", "\"1h\"");
@@ -174,7 +175,7 @@ fn a_drain_from_before_a_restart_is_shown() {
     balancer.said(&["apply", file.to_str().unwrap()]);
     assert_eq!(balancer.json(&["get", "status"])["vips"][0]["draining"], true);
     assert_eq!(balancer.end("-KILL"), None);
-    let balancer = Balancer::start(&namespace, directory.path(), "\"detach\"", &[]);
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &[]);
     assert_eq!(balancer.json(&["get", "status"])["vips"][0]["draining"], true);
     wait_for("the metric", || balancer.metric("weir_balancer_drains") == Some(1.0));
     assert_eq!(balancer.end("-TERM"), Some(0));

@@ -104,24 +104,26 @@ pub(crate) struct Balancer<'a> {
     server: String,
 }
 
+/// A balancer on the port of the namespace, as far as its configuration. Lines of `more.toml` in the directory, if it is
+/// there, are the configuration's last.
+pub(crate) fn command(namespace: &Namespace, directory: &Path, mode: &str, on_stop: &str) -> Command {
+    let more = std::fs::read_to_string(directory.join("more.toml")).unwrap_or_default();
+    let config = format!(
+        "[node]\nname = \"{}\"\nstate_dir = \"state\"\n[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         token_file = \"token\"\n[balancer]\ninterface = \"eth0\"\nmode = \"{mode}\"\non_stop = \"{on_stop}\"\n\
+         services = \"vips.toml\"\nflow_entries = 1024\ntable_memory_mib = 1\n{more}",
+        namespace.0
+    );
+    write(&directory.join("balancer.toml"), &config);
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_weir"));
+    command.args(["balancer", "--config"]).arg(directory.join("balancer.toml"));
+    command
+}
+
 impl<'a> Balancer<'a> {
-    /// `on_stop` may have further lines of the section behind it.
     pub(crate) fn start(namespace: &'a Namespace, directory: &'a Path, on_stop: &str, more: &[&str]) -> Self {
-        let config = format!(
-            "[node]\nname = \"{}\"\nstate_dir = \"state\"\n[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
-             token_file = \"token\"\n[balancer]\ninterface = \"eth0\"\nmode = \"generic\"\nservices = \"vips.toml\"\n\
-             flow_entries = 1024\ntable_memory_mib = 1\non_stop = {on_stop}\n",
-            namespace.0
-        );
-        write(&directory.join("balancer.toml"), &config);
-        let mut child = namespace
-            .command(env!("CARGO_BIN_EXE_weir"))
-            .args(["balancer", "--config"])
-            .arg(directory.join("balancer.toml"))
-            .args(more)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = command(namespace, directory, "generic", on_stop);
+        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         let server = log.by_ref().map(Result::unwrap).find_map(|line| {

@@ -108,8 +108,6 @@ impl Drop for Network {
         if let Err(error) = self.state.teardown() {
             eprintln!("{error:#}");
         }
-        // Features of a port that is gone: the last process keeps its data path.
-        let _ = std::fs::remove_dir_all(Path::new("/run/weir").join(self.node_name()));
     }
 }
 
