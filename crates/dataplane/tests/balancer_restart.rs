@@ -10,8 +10,10 @@ use std::time::Duration;
 use codec::Instant;
 use dataplane::DataplaneError;
 use dataplane::balancer::{
-    Backend, Balancer, BalancerConfig, FlowQuery, HashBy, HookError, Protocol, Segment, Verdict, Vip, XdpHook,
+    Backend, Balancer, BalancerConfig, FlowQuery, Followed, HashBy, HookError, PacketKind, Protocol, Segment,
+    Verdict, Vip, XdpHook,
 };
+use dataplane::test_run::{XDP_DROP, XDP_PASS, XDP_TX};
 
 use crate::port::Port;
 
@@ -77,6 +79,31 @@ fn a_restart_finds_everything_in_place() {
 }
 
 #[test]
+fn a_drain_from_before_a_restart_is_still_one() {
+    let port = Port::new("r10");
+    let of = |weights: &[u32]| {
+        let names = ["a", "bb", "ccc"];
+        let backends = names.iter().zip(weights).map(|(name, weight)| backend(name, *weight)).collect();
+        [vip("192.0.2.10:80/tcp", backends)]
+    };
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &of(&[1, 1, 1])).unwrap();
+    assert_eq!(balancer.draining(), []);
+    let desired = of(&[1, 1, 0]);
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_eq!(balancer.draining(), [desired[0].id]);
+    drop(balancer);
+
+    let mut balancer = port.start(port.config());
+    assert_eq!(balancer.draining(), [desired[0].id], "before anything is applied");
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    assert_eq!(balancer.draining(), [desired[0].id]);
+    balancer.handle_timeout(balancer.poll_timeout().unwrap()).unwrap();
+    assert_eq!(balancer.draining(), []);
+    port.stop(balancer);
+}
+
+#[test]
 fn the_kernel_sends_a_flow_where_it_is_explained() {
     let port = Port::new("r2");
     let mut balancer = port.start(port.config());
@@ -107,6 +134,51 @@ fn the_kernel_sends_a_flow_where_it_is_explained() {
     assert!(moved.previous.is_some());
     let middle = FlowQuery { first: false, ..query(7) };
     assert_eq!(balancer.explain(&middle).unwrap().verdict, Verdict::Forwarded, "its old backend is gone");
+    port.stop(balancer);
+}
+
+/// An IPv4 packet from 198.51.100.1, unless told otherwise, to 192.0.2.10.
+fn packet(protocol: u8, fragment: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+    let header = [0x45, 0, length[0], length[1], 0, 0, fragment[0], fragment[1], 64, protocol, 0, 0];
+    [&header[..], &[198, 51, 100, 1, 192, 0, 2, 10], payload].concat()
+}
+
+#[test]
+fn the_kernel_sends_what_has_no_ports_where_it_is_explained() {
+    let port = Port::new("r15");
+    let mut balancer = port.start(port.config());
+    let backends: Vec<Backend> = (1..=20).map(|length| backend(&"n".repeat(length), 1)).collect();
+    let web = vip("192.0.2.10:80/tcp", backends.clone());
+    let by_addresses = Vip { hash: HashBy::Addresses, ..vip("192.0.2.10:53/udp", backends) };
+    let quiet = Vip { echo: false, ..vip("192.0.2.11:80/tcp", vec![backend("a", 1)]) };
+    balancer.apply(Instant::ZERO, &[web, by_addresses, quiet]).unwrap();
+    let explain = |query: &FlowQuery, kind| balancer.explain_packet(query, kind).unwrap();
+    let to = |query: &FlowQuery, kind, verdict, packet: &[u8]| {
+        let explained = explain(query, kind);
+        assert_eq!(explained.verdict, verdict, "{explained:?}");
+        let (action, frame) = port.run_packet(packet);
+        assert_eq!((action, usize::from(frame[5])), (XDP_TX, explained.backend.unwrap().len()));
+    };
+    let udp = FlowQuery { protocol: Protocol::Udp, destination_port: 9, ..query(7) };
+    to(&udp, PacketKind::Fragment, Verdict::Forwarded, &packet(17, [0, 185], &[0; 64]));
+    for source in 1..50 {
+        let mut quoted = packet(6, [0, 0], &[0, 80, 0, source, 0, 0, 0, 0]);
+        quoted[12..20].copy_from_slice(&[192, 0, 2, 10, 198, 51, 100, 1]);
+        let error = packet(1, [0, 0], &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &quoted].concat());
+        to(&query(source.into()), PacketKind::IcmpError, Verdict::IcmpRelayed, &error);
+    }
+    let not_sent = |query: &FlowQuery, kind, verdict, packet: &[u8], action| {
+        assert_eq!(explain(query, kind).verdict, verdict);
+        assert_eq!(port.run_packet(packet).0, action);
+    };
+    let tcp = packet(6, [0, 185], &[0; 64]);
+    not_sent(&query(7), PacketKind::Fragment, Verdict::DropFragment, &tcp, XDP_DROP);
+    let mut echo = packet(1, [0, 0], &[8, 0, 0, 0, 0, 0, 0, 0]);
+    not_sent(&query(7), PacketKind::EchoRequest, Verdict::EchoAnswered, &echo, XDP_TX);
+    echo[19] = 11;
+    let quiet = FlowQuery { destination: [192, 0, 2, 11].into(), ..query(7) };
+    not_sent(&quiet, PacketKind::EchoRequest, Verdict::PassIcmp, &echo, XDP_PASS);
     port.stop(balancer);
 }
 
@@ -154,8 +226,17 @@ fn tags_stay_in_the_frames() {
     let on = |feature| port.within(|| dataplane::ethtool::feature("p0", feature)).unwrap().unwrap().on;
     let features = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"];
     let before = features.map(on);
-    let balancer = port.start(port.config());
+    let mut balancer = port.start(port.config());
     assert_eq!(features.map(on), [false; 3]);
+    port.stop(balancer);
+    assert_eq!(features.map(on), before);
+    // One that takes over knows what the one before turned off; a veth filters nothing.
+    drop(port.start(port.config()));
+    balancer = port.start(port.config());
+    let tagged = [vip("192.0.2.10:80/tcp@802.1q:100", Vec::new())];
+    port.within(|| balancer.apply(Instant::ZERO, &tagged)).unwrap();
+    assert_eq!(features.map(on), [false; 3]);
+    assert_eq!(balancer.filtered(), []);
     port.stop(balancer);
     assert_eq!(features.map(on), before);
 }
@@ -199,6 +280,86 @@ fn the_program_of_another_version_works_until_the_new_maps_are_filled() {
     assert_eq!(port.xdp_program(), old);
     balancer.apply(Instant::ZERO, &desired).unwrap();
     assert_ne!(port.xdp_program(), old);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    port.stop(balancer);
+}
+
+#[test]
+fn another_link_layer_address_is_followed() {
+    let port = Port::new("r11");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.run(1);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    port.ip(&["link", "set", "p0", "address", "02:00:00:00:00:77"]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Readdressed);
+    // It takes the frames to the new address, also for a flow that it has just seen, and sends from it.
+    assert_eq!(port.run(1)[..12], [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 0x77]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    port.stop(balancer);
+}
+
+#[test]
+fn a_port_that_is_made_again_is_taken_again() {
+    let port = Port::new("r12");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.ip(&["link", "del", "p0"]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Away);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same, "it is told once");
+    // The state is kept up while nothing can be sent.
+    let desired = [vip("192.0.2.10:80/tcp", vec![backend("bb", 1)])];
+    assert_eq!(balancer.apply(Instant::ZERO, &desired).unwrap().tables, 1);
+    port.make_again();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 2]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    // Nobody may have looked in between.
+    port.ip(&["link", "del", "p0"]);
+    port.make_again();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 2]);
+    drop(balancer);
+    // The next process finds the link that this one pinned.
+    let balancer = port.start(port.config());
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 2]);
+    port.stop(balancer);
+    assert_eq!(port.xdp_program(), None);
+}
+
+#[test]
+fn a_new_port_that_is_taken_is_left_alone_until_it_is_free() {
+    let port = Port::new("r13");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.ip(&["link", "del", "p0"]);
+    port.make_again();
+    let other = port.attach_other();
+    for _ in 0..2 {
+        let error = port.follow(&mut balancer).unwrap_err();
+        assert!(matches!(error, DataplaneError::XdpHook(HookError::Taken { .. })), "{error}");
+    }
+    drop(other);
+    port.wait_until_free();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    // One that stops while its port is away leaves nothing.
+    port.ip(&["link", "del", "p0"]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Away);
+    port.stop(balancer);
+    assert!(!port.pins().exists());
+}
+
+#[test]
+fn a_port_that_gave_its_name_away_is_let_go_of() {
+    let port = Port::new("r14");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    port.ip(&["link", "set", "p0", "down"]);
+    port.ip(&["link", "set", "p0", "name", "old0"]);
+    port.ip(&["link", "set", "p1", "name", "old1"]);
+    port.make_again();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
     assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
     port.stop(balancer);
 }

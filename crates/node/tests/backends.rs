@@ -10,7 +10,9 @@ use std::time::Duration;
 use codec::neighbour::{Advertisement, Arp, ArpOperation, Frame, Mac, Message, Vlan, VlanId};
 use dataplane::host::Port;
 use dataplane::packet::{NEIGHBOUR_FRAME_MAX, NeighbourSocket};
-use node::balancer::health::{Changed, Check, Checks, Endpoint, Failure, Pace, State, Watched, probe};
+use node::balancer::health::{
+    Changed, Check, Checks, Endpoint, Failure, News, NotSent, Pace, State, Watched, probe,
+};
 use node::balancer::neighbour::{Change, Neighbours, Sender, Target};
 use node::clock::Clock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -135,6 +137,46 @@ fn what_cannot_be_asked_is_told_apart_from_what_does_not_answer() {
 }
 
 #[test]
+fn routes_that_lead_nowhere_are_no_failure_of_a_backend() {
+    in_namespace(async {
+        let away = || Endpoint::new([198, 51, 100, 1].into());
+        for kind in ["unreachable", "blackhole", "prohibit"] {
+            ip(&format!("route add {kind} 198.51.100.0/24"));
+            for check in [Check::Tcp { port: 9 }, http(9), Check::Icmp] {
+                let failure = probe(&check, &away(), TIMEOUT).await.unwrap_err();
+                assert!(failure.is_local(), "{kind} {failure}");
+            }
+            ip("route del 198.51.100.0/24");
+        }
+        // A host that does not answer ARP is there or not, but it was asked.
+        cable();
+        ip("address add 198.51.100.2/24 dev p0");
+        let longer = Duration::from_secs(10);
+        let failure = probe(&Check::Tcp { port: 9 }, &away(), longer).await.unwrap_err();
+        assert!(!failure.is_local(), "{failure}");
+    });
+}
+
+#[test]
+fn questions_that_the_port_does_not_take_are_no_silence_of_a_neighbour() {
+    in_namespace(async {
+        cable();
+        let at = target(Vlan::Dot1q(vid(100)), "10.0.1.2");
+        let mut neighbours = Neighbours::open("p0", Vec::new(), Clock::start(), 7).await.unwrap();
+        neighbours.set_targets([at]);
+        ip("link set p0 down");
+        let neighbour = Some((neighbours.asker(), at.vlan));
+        let endpoint = Endpoint { neighbour, ..Endpoint::new(at.address) };
+        let failure = tokio::select! {
+            result = probe(&Check::Arp, &endpoint, TIMEOUT) => result.unwrap_err(),
+            change = neighbours.changed() => panic!("{change:?}"),
+        };
+        assert!(failure.is_local(), "{failure}");
+        assert!(failure.to_string().contains("10.0.1.2@802.1q:100: could not be asked"), "{failure}");
+    });
+}
+
+#[test]
 fn echo_is_answered_by_the_kernel_and_by_nobody_else() {
     in_namespace(async {
         ip("address add 192.0.2.1/24 dev lo");
@@ -172,13 +214,20 @@ fn checks_follow_a_server_that_comes_and_goes() {
         let port = listener.local_addr().unwrap().port();
         checks.watch(BTreeMap::from([("web", watched(port))]));
         assert_eq!(checks.state(&"web"), Some(State::Unknown));
-        let changed = checks.changed().await;
-        assert_eq!(changed, Changed { id: "web", state: State::Healthy, reason: None });
+        let healthy = News::Changed(Changed { id: "web", state: State::Healthy, reason: None });
+        assert_eq!(checks.changed().await, healthy);
         drop(listener);
-        let changed = checks.changed().await;
+        let News::Changed(changed) = checks.changed().await else { panic!("refused") };
         assert!(matches!(changed.reason, Some(Failure::Refused { .. })), "{changed:?}");
         let _listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        assert_eq!(checks.changed().await.state, State::Healthy);
+        assert_eq!(checks.changed().await, healthy);
+        ip("address del 127.0.0.1/8 dev lo");
+        let News::NotSent(NotSent { reason, .. }) = checks.changed().await else { panic!("not sent") };
+        assert!(reason.as_ref().is_some_and(Failure::is_local), "{reason:?}");
+        assert_eq!(checks.not_sent(&"web"), reason.as_ref());
+        ip("address add 127.0.0.1/8 dev lo");
+        assert_eq!(checks.changed().await, News::NotSent(NotSent { id: "web", reason: None }));
+        assert_eq!(checks.state(&"web"), Some(State::Healthy), "it stood");
         checks.watch(BTreeMap::new());
         assert_eq!(checks.state(&"web"), None);
         let nothing = tokio::time::timeout(Duration::from_millis(200), checks.changed()).await;
@@ -376,5 +425,32 @@ fn unsolicited_advertisements_are_heard() {
         socket.send(&Frame { destination, source: mac, vlan: at.vlan, message }.encode()).unwrap();
         let moved = Change::Moved { from: [2, 0, 0, 0, 0, 0x42], to: mac };
         assert_eq!(neighbours.changed().await.unwrap(), (at, moved));
+    });
+}
+
+#[test]
+fn a_port_that_is_made_again_asks_from_what_it_is_now() {
+    in_namespace(async {
+        cable();
+        let at = target(Vlan::Dot1q(vid(100)), "10.0.1.2");
+        let mut neighbours = Neighbours::open("p0", Vec::new(), Clock::start(), 7).await.unwrap();
+        neighbours.set_targets([at]);
+        ip("link del p0");
+        assert!(neighbours.refresh().await.is_err(), "there is none");
+        cable();
+        ip("link set p0 address 02:00:00:00:00:77");
+        neighbours.refresh().await.unwrap();
+        let far = Port::observe("b0").await.unwrap();
+        let socket = NeighbourSocket::open("b0", far.ifindex).unwrap();
+        let mut bytes = vec![0; NEIGHBOUR_FRAME_MAX];
+        let length = tokio::select! {
+            length = socket.receive(&mut bytes) => length.unwrap(),
+            change = neighbours.changed() => panic!("{change:?}"),
+        };
+        let question = Frame::decode(&bytes[..length]).unwrap();
+        assert_eq!((question.source, question.vlan), ([2, 0, 0, 0, 0, 0x77], at.vlan));
+        let mac = [2, 0, 0, 0, 0, 0xbb];
+        tokio::spawn(answer(socket, mac, vec![at]));
+        assert_eq!(neighbours.changed().await.unwrap(), (at, Change::Resolved { mac }));
     });
 }

@@ -1,10 +1,12 @@
 //! What can be typed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dataplane::balancer::{Protocol, Segment};
+use dataplane::balancer::{PacketKind, Protocol, Segment};
 
 /// Where a role listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:9341";
@@ -149,7 +151,9 @@ const EXPLAIN_FLOW_EXAMPLES: &str = "\
 Examples:
   weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80
   weir explain flow --source [2001:db8::7]:40000 --destination [2001:db8::10]:53 --protocol udp
-  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80 --segment 802.1q:100 --first";
+  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80 --segment 802.1q:100 --first
+  weir explain flow --source 198.51.100.7:40000 --destination 192.0.2.10:80 --packet icmp-error
+  weir explain flow --source 198.51.100.7 --destination 192.0.2.10 --protocol udp --packet fragment";
 
 const CHECK_BACKEND_EXAMPLES: &str = "\
 Examples:
@@ -357,7 +361,7 @@ pub(crate) enum Explained {
     /// Tell what a balancer would do with a packet of a flow now, and why
     ///
     /// Read from the kernel's own maps: the VIP, the flow's hash, its slot in the table and in the one before the last
-    /// change, where the flow is remembered, and the backend that it goes to.
+    /// change, where the flow is remembered, and the backend that it goes to. --packet asks about fragments and ICMP.
     #[command(after_help = EXPLAIN_FLOW_EXAMPLES)]
     Flow(ExplainFlowArgs),
 }
@@ -365,12 +369,12 @@ pub(crate) enum Explained {
 /// `weir explain flow`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainFlowArgs {
-    /// Address and port of the client
+    /// Address and port of the client; the address alone will do where ports do not count
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) source: SocketAddr,
-    /// Address and port of the VIP
+    pub(crate) source: Endpoint,
+    /// Address and port of the VIP; the address alone will do where ports do not count
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) destination: SocketAddr,
+    pub(crate) destination: Endpoint,
     /// Protocol of the flow: tcp, udp or sctp
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
     pub(crate) protocol: Protocol,
@@ -380,8 +384,39 @@ pub(crate) struct ExplainFlowArgs {
     /// The packet is one that begins a connection
     #[arg(long)]
     pub(crate) first: bool,
+    /// Which packet: transport (of the flow), fragment (of one from the client), icmp-error (to the VIP, whoever sends
+    /// it, quoting a packet to the client) or echo-request
+    #[arg(long, value_name = "KIND", default_value = "transport", conflicts_with = "first")]
+    pub(crate) packet: PacketKind,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// `ADDRESS:PORT`, or `ADDRESS`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Endpoint {
+    /// With a port.
+    Port(SocketAddr),
+    /// Without.
+    Address(IpAddr),
+}
+
+impl FromStr for Endpoint {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = |_| text.parse().map(Self::Address);
+        text.parse().map(Self::Port).or_else(address)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => port.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
 }
 
 /// `weir completions`.

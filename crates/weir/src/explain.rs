@@ -39,6 +39,7 @@ fn explain_flow(args: &ExplainFlowArgs) -> anyhow::Result<()> {
         ("protocol", args.protocol.to_string()),
         ("segment", args.segment.to_string()),
         ("first", args.first.to_string()),
+        ("packet", args.packet.to_string()),
     ];
     let answer = ask(&args.client, "/v1/explain", &query)?;
     if args.client.output == Form::Json {

@@ -59,6 +59,7 @@ impl Resource {
                 "mac",
                 "why",
                 "since_unix_ns",
+                "not_sent",
             ],
         }
     }
@@ -230,13 +231,13 @@ web   192.0.2.10  80    tcp       none     5-tuple  no          60s    web1 w100
         assert_eq!(render(Resource::Vips, &answer), expected);
         let answer = json!({"in_step": true, "vips": [{"name": "web", "backends": [
             {"name": "web1", "address": "10.0.0.11", "health": "up", "weight": 100, "usable": true, "slots": 511,
-             "mac": "02:00:00:00:00:0b", "why": "working"},
+             "mac": "02:00:00:00:00:0b", "why": "check-not-sent", "not_sent": "10.0.0.11:80: no route"},
             {"name": "web2", "address": "10.0.0.12", "health": "down", "weight": 100, "usable": false, "slots": 0,
              "mac": null, "why": "failed"}]}]});
         let expected = "\
-VIP  NAME  ADDRESS    HEALTH  WEIGHT  USABLE  SLOTS  MAC                WHY      SINCE
-web  web1  10.0.0.11  up      100     yes     511    02:00:00:00:00:0b  working  -
-web  web2  10.0.0.12  down    100     no      0      -                  failed   -
+VIP  NAME  ADDRESS    HEALTH  WEIGHT  USABLE  SLOTS  MAC                WHY             SINCE  NOT SENT
+web  web1  10.0.0.11  up      100     yes     511    02:00:00:00:00:0b  check-not-sent  -      10.0.0.11:80: no route
+web  web2  10.0.0.12  down    100     no      0      -                  failed          -      -
 ";
         assert_eq!(render(Resource::Backends, &answer), expected);
     }

@@ -93,6 +93,14 @@ pub enum Verdict {
     PassNoVip,
     /// Dropped.
     DropNoBackend,
+    /// An ICMP error, to the backend of the flow that it is about.
+    IcmpRelayed,
+    /// An echo request, answered.
+    EchoAnswered,
+    /// Left to the stack.
+    PassIcmp,
+    /// Dropped.
+    DropFragment,
 }
 
 /// What the program looks up, in the kernel or in a test.
@@ -101,6 +109,8 @@ pub(crate) trait LookUp {
     type Error;
     /// The entry of a VIP.
     fn vip(&self, id: &VipId) -> Result<Option<VipValue>, Self::Error>;
+    /// The entry of a VIP's address in its segment.
+    fn address(&self, id: &VipId) -> Result<Option<VipValue>, Self::Error>;
     /// Start of the flow hash.
     fn seed(&self) -> Result<u32, Self::Error>;
     /// The index in a slot of a table; `None` if user space has not made it.
@@ -116,7 +126,7 @@ pub(crate) trait LookUp {
 }
 
 impl FlowQuery {
-    const fn vip(&self) -> VipId {
+    pub(crate) const fn vip(&self) -> VipId {
         let Self { destination, destination_port, protocol, segment, .. } = *self;
         VipId { address: destination, port: destination_port, protocol, segment }
     }
@@ -146,20 +156,35 @@ impl FlowQuery {
 pub(crate) fn explain<L: LookUp>(maps: &L, query: &FlowQuery) -> Result<Explanation, L::Error> {
     let id = query.vip();
     let entry = if id.port == 0 { None } else { maps.vip(&id)? };
-    let Some(value) = entry else { return Ok(no_vip(&id, &maps.others(&id))) };
+    match entry {
+        Some(value) => by_rule_8(maps, &id, &value, query),
+        None => Ok(no_vip(&id, &maps.others(&id))),
+    }
+}
+
+/// The backend that the entry of a VIP gives.
+///
+/// # Errors
+/// If something cannot be looked up.
+pub(crate) fn by_rule_8<L: LookUp>(
+    maps: &L,
+    id: &VipId,
+    value: &VipValue,
+    query: &FlowQuery,
+) -> Result<Explanation, L::Error> {
     let key = query.key(value.flags & VIP_BY_ADDRESSES != 0);
     let hash = FlowHash::of_seed(maps.seed()?).of(&key);
-    let current = choice(maps, &id, hash, table::current(&value))?;
-    let previous = choice(maps, &id, hash, table::previous(&value))?;
+    let current = choice(maps, id, hash, table::current(value))?;
+    let previous = choice(maps, id, hash, table::previous(value))?;
     let flow_table = value.flags & VIP_FLOW_TABLE != 0;
     let counts = |flow: &BalancedFlowValue| flow_table || flow.drain == value.drain;
     let remembered = match maps.flow(&key)?.filter(counts) {
-        Some(flow) => Some(remembered(maps, &id, &flow)?),
+        Some(flow) => Some(remembered(maps, id, &flow)?),
         None => None,
     };
     let decided = decide(query.is_first(), flow_table, &current, &previous, &remembered);
     Ok(Explanation {
-        vip: Some(id),
+        vip: Some(*id),
         hash: Some(hash),
         verdict: decided.verdict,
         backend: decided.backend,
@@ -178,16 +203,13 @@ fn no_vip(id: &VipId, others: &[VipId]) -> Explanation {
             format!("{id} is no VIP; the address has {} (rule 7)", others.join(", "))
         }
     };
-    Explanation {
-        vip: None,
-        hash: None,
-        current: None,
-        previous: None,
-        remembered: None,
-        verdict: Verdict::PassNoVip,
-        backend: None,
-        because,
-    }
+    nobody(Verdict::PassNoVip, because)
+}
+
+/// What no backend gets.
+pub(crate) const fn nobody(verdict: Verdict, because: String) -> Explanation {
+    let (current, previous, remembered) = (None, None, None);
+    Explanation { vip: None, hash: None, current, previous, remembered, verdict, backend: None, because }
 }
 
 fn choice<L: LookUp>(maps: &L, vip: &VipId, hash: u32, table: Table) -> Result<Option<SlotChoice>, L::Error> {
@@ -300,6 +322,10 @@ mod tests {
             let value =
                 VipValue { flags: self.flags, size: 251, previous_size, drain, ..VipValue::default() };
             Ok((id.port == 80).then_some(VipValue { table: 8, ..value }))
+        }
+
+        fn address(&self, _: &VipId) -> Result<Option<VipValue>, Infallible> {
+            Ok(Some(VipValue::default()))
         }
 
         fn seed(&self) -> Result<u32, Infallible> {

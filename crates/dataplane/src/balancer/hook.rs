@@ -1,4 +1,4 @@
-//! The port: who is on its XDP hook, tags that stay in the frame, our program there.
+//! The port: who is on its XDP hook, and our program there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,11 @@ use aya::programs::{ProgramError, loaded_programs};
 use crate::attach::{AttachError, attach_xdp};
 use crate::balancer::desired::XdpHook;
 use crate::error::DataplaneError;
-use crate::ethtool;
 use crate::netlink::{AttachedXdp, Link, Netlink};
 use crate::object::BALANCER;
 
 /// libxdp's program that runs those of others one after another.
 const DISPATCHER: &str = "xdp_dispatcher";
-/// Features that take tags out of received frames before the program sees them.
-const STRIPPING: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
-/// The feature that puts them in behind the program's back.
-const INSERTING: &str = "tx-vlan-hw-insert";
-
 /// Why the hook cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -72,67 +66,6 @@ fn way_out(interface: &str, name: &str) -> String {
         "; stop what put it there, or take it off with `bpftool net detach xdp dev {interface}` (a link: `bpftool \
          link list` and `bpftool link detach id ID`)"
     )
-}
-
-/// Features of a device that were changed.
-#[derive(Debug)]
-pub(crate) struct Tags {
-    interface: String,
-    off: Vec<&'static str>,
-}
-
-impl Tags {
-    /// Nothing changed yet.
-    pub(crate) fn untouched(interface: &str) -> Self {
-        Self { interface: interface.to_owned(), off: Vec::new() }
-    }
-
-    /// Leaves VLAN tags in the frames of a device.
-    ///
-    /// # Errors
-    /// [`HookError::TagsStripped`] if that cannot be had.
-    pub(crate) fn leave_in(interface: &str) -> Result<Self, DataplaneError> {
-        let mut tags = Self::untouched(interface);
-        for feature in STRIPPING.into_iter().chain([INSERTING]) {
-            if let Err(error) = tags.turn_off(feature) {
-                tags.restore();
-                return Err(error);
-            }
-        }
-        Ok(tags)
-    }
-
-    fn turn_off(&mut self, feature: &'static str) -> Result<(), DataplaneError> {
-        let interface = &self.interface;
-        let Some(state) = ethtool::feature(interface, feature)?.filter(|state| state.on) else {
-            return Ok(());
-        };
-        if state.fixed && feature == INSERTING {
-            // The stack's own frames only: what XDP sends has its tag in it.
-            tracing::debug!(interface, feature, "on and fixed");
-            return Ok(());
-        }
-        let stripped = || HookError::TagsStripped { interface: interface.clone(), feature };
-        if state.fixed {
-            return Err(stripped().into());
-        }
-        ethtool::set_feature(interface, feature, false)?;
-        if ethtool::feature(interface, feature)?.is_some_and(|state| state.on) {
-            return Err(stripped().into());
-        }
-        tracing::info!(interface, feature, "turned off");
-        self.off.push(feature);
-        Ok(())
-    }
-
-    /// Turns on what was turned off.
-    pub(crate) fn restore(&self) {
-        for feature in &self.off {
-            if let Err(error) = ethtool::set_feature(&self.interface, feature, true) {
-                tracing::warn!(interface = self.interface, feature, %error, "not turned on again");
-            }
-        }
-    }
 }
 
 /// Where the link of a port is pinned.

@@ -7,11 +7,13 @@ mod chunks;
 mod desired;
 mod error;
 mod explain;
+mod features;
 mod hook;
 mod identity;
 mod maps;
 mod observed;
 mod plan;
+mod portless;
 mod running;
 #[cfg(test)]
 mod samples;
@@ -26,6 +28,8 @@ pub use desired::{
 };
 pub use error::VipError;
 pub use explain::{Explanation, FlowQuery, Remembered, SlotChoice, Verdict};
+pub use features::FilteredVlans;
 pub use hook::HookError;
-pub use running::{BackendCounters, Balancer, InPlace, VipCounters};
+pub use portless::{PacketKind, PacketKindError};
+pub use running::{BackendCounters, Balancer, Followed, InPlace, VipCounters};
 pub use state::Applied;

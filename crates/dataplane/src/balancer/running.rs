@@ -1,5 +1,7 @@
 //! One node's balancer at work.
 
+mod follow;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -10,11 +12,13 @@ use codec::Instant;
 
 use crate::balancer::desired::{BalancerConfig, Vip, VipId, XdpHook};
 use crate::balancer::explain::{self, Explanation, FlowQuery, LookUp};
-use crate::balancer::hook::{self, Tags};
+use crate::balancer::features::{Features, FilteredVlans};
+use crate::balancer::hook;
 use crate::balancer::identity::identity;
 use crate::balancer::maps::Maps;
-use crate::balancer::observed::{Observed, is_vip};
+use crate::balancer::observed::{Observed, address_of, is_vip};
 use crate::balancer::plan::{CHUNK_OCTETS, Placed, table_octets};
+use crate::balancer::portless::{self, PacketKind};
 use crate::balancer::self_test::self_test;
 use crate::balancer::state::{Applied, State};
 use crate::balancer::table::{self, Memory, Table};
@@ -24,6 +28,8 @@ use crate::eid::{mapped, unmapped};
 use crate::error::DataplaneError;
 use crate::netlink::{Link, Netlink};
 use crate::object::{self, BalancerMapOptions};
+
+pub use follow::Followed;
 
 /// What the kernel had for a backend when the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +67,9 @@ pub struct Balancer {
     config: BalancerConfig,
     pins: PathBuf,
     link: Link,
-    tags: Tags,
+    features: Features,
+    /// There is no interface of the port's name, or the program is not on it.
+    away: bool,
     /// The program stays loaded through the pinned link; until it is attached, through this.
     object: Ebpf,
     attached: bool,
@@ -107,10 +115,8 @@ impl Balancer {
         self_test()?;
         let mut balancer = Self::load(config, pins, link)?;
         balancer.introduce(node)?;
-        balancer.tags = Tags::leave_in(&balancer.link.name)?;
-        bpffs::take_over_other_versions(pins, Owner::Balancer)?;
-        if let Err(error) = balancer.take_port(&netlink, at_work).await {
-            balancer.tags.restore();
+        if let Err(error) = balancer.take_over(&netlink, at_work).await {
+            balancer.features.give_up();
             return Err(error);
         }
         Ok(balancer)
@@ -136,8 +142,14 @@ impl Balancer {
         let observed = maps.observe()?;
         let found = in_place(&observed, &maps);
         let (config, pins, state) = (config.clone(), pins.to_owned(), State::new(maps, observed));
-        let tags = Tags::untouched(&link.name);
-        Ok(Self { config, pins, link, tags, object, attached: false, state, found })
+        let features = Features::open(&link, &features_file(&config));
+        Ok(Self { config, pins, link, features, away: false, object, attached: false, state, found })
+    }
+
+    async fn take_over(&mut self, netlink: &Netlink, at_work: bool) -> Result<(), DataplaneError> {
+        self.features.leave_tags_in()?;
+        bpffs::take_over_other_versions(&self.pins, Owner::Balancer)?;
+        self.take_port(netlink, at_work).await
     }
 
     /// A program of another version has maps of its own, filled: it is not replaced by one whose maps are empty, but
@@ -182,7 +194,8 @@ impl Balancer {
     /// refuses a write, the writes made stand and the rest is made at the next call.
     pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         let applied = self.state.apply(now, desired, &self.config.vteps)?;
-        if !self.attached {
+        self.features.let_in(desired);
+        if !self.attached && !self.away {
             self.attach()?;
         }
         Ok(applied)
@@ -212,6 +225,12 @@ impl Balancer {
     #[must_use]
     pub const fn hook(&self) -> XdpHook {
         self.config.mode
+    }
+
+    /// VLANs of VIPs and backends whose frames the port may drop before they are balanced.
+    #[must_use]
+    pub fn filtered(&self) -> Vec<FilteredVlans> {
+        self.features.filtered()
     }
 
     /// Frames and octets by VIP and backend of the desired state.
@@ -251,11 +270,31 @@ impl Balancer {
         explain::explain(self, flow)
     }
 
+    /// What the program would do with a packet of a flow, or about it, that is not one with ports.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn explain_packet(
+        &self,
+        flow: &FlowQuery,
+        packet: PacketKind,
+    ) -> Result<Explanation, DataplaneError> {
+        portless::explain_packet(self, flow, packet)
+    }
+
     /// Octets of each VIP's tables, the previous one included.
     #[must_use]
     pub fn memory(&self) -> Vec<(VipId, u64)> {
         let vips = self.state.observed.vips.iter();
         vips.filter_map(|(key, value)| Some((VipId::from_key(key)?, table_octets(value)))).collect()
+    }
+
+    /// VIPs with a change younger than their drain, whoever made it: flows from before may go to other backends.
+    #[must_use]
+    pub fn draining(&self) -> Vec<VipId> {
+        let vips =
+            self.state.observed.vips.iter().filter(|(key, value)| is_vip(key) && value.previous_size > 0);
+        vips.filter_map(|(key, _)| VipId::from_key(key)).collect()
     }
 
     /// How many slots of each VIP's table name each backend of the desired state.
@@ -282,10 +321,13 @@ impl Balancer {
         if self.config.on_stop == OnStop::Keep {
             return Ok(());
         }
-        let Self { pins, link, tags, object, state, .. } = self;
+        let Self { pins, link, mut features, away, object, state, .. } = self;
         drop((state, object));
         bpffs::remove(&pins, Owner::Balancer)?;
-        tags.restore();
+        features.restore();
+        if away {
+            return Ok(());
+        }
         hook::wait_until_free(&Netlink::connect(false)?, &link.name).await
     }
 }
@@ -295,6 +337,10 @@ impl LookUp for Balancer {
 
     fn vip(&self, id: &VipId) -> Result<Option<VipValue>, DataplaneError> {
         self.state.maps.vip(&id.key())
+    }
+
+    fn address(&self, id: &VipId) -> Result<Option<VipValue>, DataplaneError> {
+        self.state.maps.vip(&address_of(&id.key()))
     }
 
     fn seed(&self) -> Result<u32, DataplaneError> {
@@ -323,6 +369,13 @@ impl LookUp for Balancer {
         let vips = self.state.observed.vips.keys().filter_map(VipId::from_key);
         vips.filter(|other| other.address == unmapped(&mapped(id.address))).collect()
     }
+}
+
+/// Where it is kept what was turned off; beside that of others, if pins are.
+fn features_file(config: &BalancerConfig) -> PathBuf {
+    let elsewhere = config.pin_root.as_ref().and_then(|root| root.file_name());
+    let prefix = elsewhere.map_or_else(String::new, |root| format!("{}-", root.to_string_lossy()));
+    Path::new("/run/weir").join(format!("{prefix}{}", config.node)).join("features")
 }
 
 fn node_value(config: &BalancerConfig) -> Result<BalancerNodeValue, DataplaneError> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use aya::maps::MapData;
 use aya::programs::xdp::{Xdp, XdpMode};
 use aya::programs::{ProgramInfo, loaded_programs};
-use dataplane::balancer::{Balancer, BalancerConfig, XdpHook};
+use dataplane::balancer::{Balancer, BalancerConfig, Followed, XdpHook};
 use dataplane::netlink::{Link, Netlink};
 use dataplane::netns::NetnsGuard;
 use dataplane::object::load_bench;
@@ -30,9 +30,7 @@ impl Port {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let port = Self { name, root, runtime };
         run(&["netns", "add", &port.name]);
-        port.ip(&["link", "add", "p0", "type", "veth", "peer", "name", "p1"]);
-        port.ip(&["link", "set", "p0", "up"]);
-        port.ip(&["link", "set", "p1", "up"]);
+        port.make_again();
         port
     }
 
@@ -76,12 +74,37 @@ impl Port {
     }
 
     fn link(&self) -> Link {
-        let ask = async { Netlink::connect(false)?.require("p0").await };
+        self.find_link().unwrap()
+    }
+
+    pub(crate) fn find_link(&self) -> Option<Link> {
+        let ask = async { Netlink::connect(false)?.link("p0").await };
         self.within(|| self.runtime.block_on(ask)).unwrap()
+    }
+
+    pub(crate) fn follow(&self, balancer: &mut Balancer) -> Result<Followed, DataplaneError> {
+        let link = self.find_link();
+        self.within(|| balancer.follow(link.as_ref()))
+    }
+
+    /// A port of the same name, as a driver that is loaded again makes it.
+    pub(crate) fn make_again(&self) {
+        self.ip(&["link", "add", "p0", "type", "veth", "peer", "name", "p1"]);
+        self.ip(&["link", "set", "p0", "up"]);
+        self.ip(&["link", "set", "p1", "up"]);
     }
 
     pub(crate) fn xdp_program(&self) -> Option<u32> {
         self.link().xdp.map(|xdp| xdp.program)
+    }
+
+    /// The kernel takes a program off a little after its last user is gone.
+    pub(crate) fn wait_until_free(&self) {
+        let free = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            self.xdp_program().is_none()
+        });
+        assert!(free, "a program is still there after ten seconds");
     }
 
     pub(crate) fn xdp_mode(&self) -> Option<XdpHook> {
@@ -121,11 +144,21 @@ impl Port {
         frame[34..36].copy_from_slice(&source_port.to_be_bytes());
         frame[37] = 80;
         frame[46..48].copy_from_slice(&[0x50, 2]);
-        let id = self.xdp_program().unwrap();
-        let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id).unwrap();
-        let (action, packet) = run_program(&info, &frame);
+        let (action, packet) = self.run_frame(&frame);
         assert_eq!(action, XDP_TX);
         packet
+    }
+
+    /// What the program on the port makes of an IPv4 packet to it: what it decides, and the frame then.
+    pub(crate) fn run_packet(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+        let header = [&self.link().mac[..], &[2, 0, 0, 0, 0, 9, 8, 0]].concat();
+        self.run_frame(&[&header[..], packet].concat())
+    }
+
+    fn run_frame(&self, frame: &[u8]) -> (u32, Vec<u8>) {
+        let id = self.xdp_program().unwrap();
+        let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id).unwrap();
+        run_program(&info, frame)
     }
 }
 
@@ -166,6 +199,8 @@ impl Drop for Port {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
         let _ = std::fs::remove_dir_all(&self.root);
+        // Of a balancer that was dropped.
+        let _ = std::fs::remove_dir_all(Path::new("/run/weir").join(format!("{}-node", self.name)));
     }
 }
 

@@ -1,6 +1,8 @@
 //! `/v1/vips`, `/v1/status`, `/v1/explain`.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -8,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use dataplane::balancer::{Explanation, FlowQuery, Protocol, Remembered, Segment, SlotChoice};
+use dataplane::balancer::{Explanation, FlowQuery, PacketKind, Protocol, Remembered, Segment, SlotChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -42,6 +44,8 @@ struct FlowParams {
     segment: Option<String>,
     #[serde(default)]
     first: bool,
+    #[serde(default)]
+    packet: Option<String>,
 }
 
 #[derive(Debug)]
@@ -276,47 +280,64 @@ async fn explain(
     State(api): Shared,
     Params(params): Params<FlowParams>,
 ) -> Result<Json<FlowExplanation>, ApiError> {
-    let flow = flow(&params)?;
-    let explained = api.jobs.ask(move |shell| shell.explain(&flow)).await?;
+    let (flow, packet) = flow(&params)?;
+    let explained = api.jobs.ask(move |shell| shell.explain(&flow, packet)).await?;
     let (explanation, vip) = explained.map_err(|e| ApiError::Unavailable { message: e.to_string() })?;
     Ok(Json(explanation_body(explanation, vip)))
 }
 
 /// Every parameter that has no meaning, at once.
-fn flow(params: &FlowParams) -> Result<FlowQuery, ApiError> {
-    let mut problems = Vec::new();
-    let mut problem =
-        |field: &str, message: String| problems.push(ProblemBody { field: field.to_owned(), message });
-    let mut socket = |field: &str, text: &str| {
-        let parsed = text.parse::<SocketAddr>();
-        let message = format!("`{text}` is not ADDRESS:PORT, e.g. 192.0.2.10:80 or [2001:db8::1]:80");
-        parsed.map_err(|_| problem(field, message)).ok()
-    };
-    let source = socket("source", &params.source);
-    let destination = socket("destination", &params.destination);
+fn flow(params: &FlowParams) -> Result<(FlowQuery, PacketKind), ApiError> {
+    let mut wrong = Vec::new();
+    let packet = parsed(&mut wrong, "packet", params.packet.as_deref().unwrap_or("transport"));
+    let has_ports = packet.is_none_or(PacketKind::has_ports);
+    let source = endpoint(&mut wrong, "source", &params.source, has_ports);
+    let destination = endpoint(&mut wrong, "destination", &params.destination, has_ports);
     if let (Some(source), Some(destination)) = (source, destination)
         && source.is_ipv4() != destination.is_ipv4()
     {
-        problem("destination", "is of another address family than source".to_owned());
+        wrong.push(problem("destination", "is of another address family than source".to_owned()));
     }
-    let protocol = params.protocol.as_deref().unwrap_or("tcp").parse::<Protocol>();
-    let protocol = protocol.map_err(|error| problem("protocol", error.to_string())).ok();
-    let segment = params.segment.as_deref().unwrap_or("none").parse::<Segment>();
-    let segment = segment.map_err(|error| problem("segment", error.to_string())).ok();
-    match (source, destination, protocol, segment) {
-        (Some(source), Some(destination), Some(protocol), Some(segment)) if problems.is_empty() => {
-            Ok(FlowQuery {
-                segment,
-                source: source.ip(),
-                source_port: source.port(),
-                destination: destination.ip(),
-                destination_port: destination.port(),
-                protocol,
-                first: params.first,
-            })
-        }
-        _ => Err(ApiError::Invalid { problems }),
+    let protocol = parsed::<Protocol>(&mut wrong, "protocol", params.protocol.as_deref().unwrap_or("tcp"));
+    let segment = parsed::<Segment>(&mut wrong, "segment", params.segment.as_deref().unwrap_or("none"));
+    let query = || {
+        let (source, destination) = (source?, destination?);
+        Some(FlowQuery {
+            segment: segment?,
+            source: source.ip(),
+            source_port: source.port(),
+            destination: destination.ip(),
+            destination_port: destination.port(),
+            protocol: protocol?,
+            first: params.first,
+        })
+    };
+    match query().zip(packet) {
+        Some(asked) if wrong.is_empty() => Ok(asked),
+        _ => Err(ApiError::Invalid { problems: wrong }),
     }
+}
+
+fn problem(field: &str, message: String) -> ProblemBody {
+    ProblemBody { field: field.to_owned(), message }
+}
+
+fn parsed<T>(wrong: &mut Vec<ProblemBody>, field: &str, text: &str) -> Option<T>
+where
+    T: FromStr<Err: Display>,
+{
+    text.parse().map_err(|error: T::Err| wrong.push(problem(field, error.to_string()))).ok()
+}
+
+/// `ADDRESS:PORT`; where ports do not count, `ADDRESS` will do.
+fn endpoint(wrong: &mut Vec<ProblemBody>, field: &str, text: &str, has_ports: bool) -> Option<SocketAddr> {
+    let bare = || text.parse::<IpAddr>().ok().filter(|_| !has_ports);
+    let parsed = text.parse().ok().or_else(|| bare().map(|address| SocketAddr::new(address, 0)));
+    if parsed.is_none() {
+        let expected = "ADDRESS:PORT, e.g. 192.0.2.10:80 or [2001:db8::1]:80";
+        wrong.push(problem(field, format!("`{text}` is not {expected}")));
+    }
+    parsed
 }
 
 fn explanation_body(explanation: Explanation, vip: Option<String>) -> FlowExplanation {

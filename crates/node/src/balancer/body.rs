@@ -12,14 +12,18 @@ pub struct BalancerStatus {
     pub interface: String,
     /// `native` or `generic`.
     pub mode: String,
+    /// `taken`, `away` (there is no interface of its name) or `refused` (the program cannot be put on it).
+    pub port: String,
     /// Generation of the list of VIPs.
     pub generation: u64,
     /// Where the VIPs come from: `file`, `api` (stored, goes before the file) or `nothing`.
     pub source: String,
     /// The data path is as it should be.
     pub in_step: bool,
-    /// Why it is not, if the kernel or a limit refused it.
+    /// Why it is not, if the port is away, or the kernel or a limit refused it.
     pub error: Option<String>,
+    /// What may keep frames from being balanced, and the way out, though everything is as desired.
+    pub warnings: Vec<String>,
     /// By name.
     pub vips: Vec<VipStatus>,
 }
@@ -56,6 +60,8 @@ pub struct BackendStatus {
     pub since_unix_ns: u64,
     /// What the check said that decided it.
     pub said: Option<String>,
+    /// Why its checks cannot be sent from here, while they cannot; the last verdict stands.
+    pub not_sent: Option<String>,
     /// Its share of new flows relative to the others', in force.
     pub weight: u32,
     /// Packets may be sent to it.
@@ -64,8 +70,8 @@ pub struct BackendStatus {
     pub slots: u32,
     /// Its link-layer address, if it is known.
     pub mac: Option<String>,
-    /// `working`, `not-checked`, `drained`, `failed`, `kept-though-failed`, `as-found`, `not-checked-yet` or
-    /// `no-link-layer-address`.
+    /// `working`, `not-checked`, `drained`, `failed`, `kept-though-failed`, `as-found`, `not-checked-yet`,
+    /// `check-not-sent` or `no-link-layer-address`.
     pub why: String,
 }
 

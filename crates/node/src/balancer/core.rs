@@ -71,6 +71,8 @@ pub(super) enum Why {
     AsFound,
     /// No check has answered, and the kernel had nothing.
     NotCheckedYet,
+    /// Its checks cannot be sent from here; the last verdict stands, and without one what the kernel had.
+    CheckNotSent,
     /// Its link-layer address, or that of the way to its tunnel's end, is not known.
     NoLinkLayerAddress,
 }
@@ -86,6 +88,7 @@ impl Why {
             Self::KeptThoughFailed => "kept-though-failed",
             Self::AsFound => "as-found",
             Self::NotCheckedYet => "not-checked-yet",
+            Self::CheckNotSent => "check-not-sent",
             Self::NoLinkLayerAddress => "no-link-layer-address",
         }
     }
@@ -102,6 +105,8 @@ pub(super) struct BackendView<'a> {
     pub(super) health: Health,
     /// What the last check that changed it said.
     pub(super) said: &'a str,
+    /// Why its checks cannot be sent, while they cannot.
+    pub(super) not_sent: Option<&'a str>,
     /// Since when the verdict is what it is.
     pub(super) since: Instant,
     /// Why it is wanted so.
@@ -115,8 +120,6 @@ pub(super) struct VipView<'a> {
     pub(super) vip: &'a Vip,
     /// Every backend that could take flows fails.
     pub(super) all_fail: bool,
-    /// Flows from before a change may still go elsewhere.
-    pub(super) draining: bool,
     /// In the order of the document.
     pub(super) backends: Vec<BackendView<'a>>,
 }
@@ -136,7 +139,6 @@ pub(super) struct Core {
     macs: BTreeMap<Target, [u8; 6]>,
     applied: Option<Vec<wanted::Vip>>,
     asked: Option<Vec<wanted::Vip>>,
-    drains: BTreeMap<VipId, Instant>,
     dirty: bool,
     held: Option<Instant>,
     retry: Option<(Instant, Duration)>,
@@ -149,6 +151,7 @@ struct BackendState {
     of: Backend,
     health: Health,
     said: String,
+    not_sent: Option<String>,
     since: Instant,
     in_place: Option<InPlace>,
 }
@@ -166,7 +169,6 @@ impl Core {
             macs: BTreeMap::new(),
             applied: None,
             asked: None,
-            drains: BTreeMap::new(),
             dirty: true,
             held: None,
             retry: None,
@@ -197,6 +199,7 @@ impl Core {
                 let known = self.backends.get(&key).filter(|state| is_where_it_was(&state.of, backend));
                 let mut state = known.cloned().unwrap_or_else(|| BackendState::new(now, backend));
                 state.of = backend.clone();
+                state.not_sent = state.not_sent.filter(|_| vip.health.is_some());
                 // One that took flows unchecked goes on to until a check says otherwise.
                 if known.is_some()
                     && state.health == Health::Unknown
@@ -243,6 +246,15 @@ impl Core {
         true
     }
 
+    /// Checks of a backend cannot be sent, and why, or can again. Nothing else changes: what is not known takes nothing
+    /// away. Returns whether that is news.
+    pub(super) fn handle_not_sent(&mut self, key: &BackendKey, reason: Option<String>) -> bool {
+        let Some(state) = self.backends.get_mut(key) else { return false };
+        let news = state.not_sent != reason;
+        state.not_sent = reason;
+        news
+    }
+
     /// A link-layer address was resolved. One that can no longer be resolved stands: whether its backend works is for
     /// checks to say.
     pub(super) fn handle_neighbour(&mut self, target: Target, mac: [u8; 6]) {
@@ -256,7 +268,6 @@ impl Core {
         let Some(asked) = self.asked.take() else { return };
         match result {
             Ok(()) => {
-                self.note_drains(now, &asked);
                 self.applied = Some(asked);
                 (self.retry, self.refused) = (None, None);
             }
@@ -272,14 +283,12 @@ impl Core {
     /// Time has come to a deadline.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.held = self.held.filter(|until| *until > now);
-        self.drains.retain(|_, until| *until > now);
     }
 
     /// When [`Self::handle_timeout`] and [`Self::poll_output`] have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let retry = self.retry.map(|(at, _)| at).filter(|_| self.dirty && self.held.is_none());
-        let drains = self.drains.values().copied().min();
-        [self.held.filter(|_| self.dirty), retry, drains].into_iter().flatten().min()
+        [self.held.filter(|_| self.dirty), retry].into_iter().flatten().min()
     }
 
     /// What is to be done now, if anything: nothing when everything is as it was.
@@ -368,7 +377,7 @@ impl Core {
             let state = self.backends.get(&key(vip, backend))?;
             Some(self.backend_view(vip, backend, state, keep))
         });
-        VipView { vip, all_fail, draining: self.drains.contains_key(&vip.id), backends: backends.collect() }
+        VipView { vip, all_fail, backends: backends.collect() }
     }
 
     fn backend_view<'a>(
@@ -395,7 +404,8 @@ impl Core {
             tunnel: backend.vtep.map(|vtep| wanted::Tunnel { vtep, mac: tunnel.unwrap_or_default() }),
         };
         let BackendState { health, said, since, .. } = state;
-        BackendView { backend, wanted, health: *health, said, since: *since, why }
+        let not_sent = state.not_sent.as_deref();
+        BackendView { backend, wanted, health: *health, said, not_sent, since: *since, why }
     }
 
     /// The backend's link-layer address, and that of the way to its tunnel's end.
@@ -406,40 +416,30 @@ impl Core {
             None => (backend.mac.or(resolved).or_else(|| state.in_place.map(|found| found.mac)), None),
         }
     }
-
-    fn note_drains(&mut self, now: Instant, asked: &[wanted::Vip]) {
-        let before: BTreeMap<VipId, &wanted::Vip> =
-            self.applied.iter().flatten().map(|vip| (vip.id, vip)).collect();
-        for vip in asked {
-            let differs = before.get(&vip.id).is_some_and(|before| shares(before) != shares(vip));
-            if differs && !vip.drain.is_zero() {
-                self.drains.insert(vip.id, now + vip.drain);
-            }
-        }
-        self.drains.retain(|id, _| asked.iter().any(|vip| vip.id == *id));
-    }
 }
 
 impl BackendState {
     fn new(now: Instant, backend: &Backend) -> Self {
         let of = backend.clone();
-        Self { of, health: Health::Unknown, said: String::new(), since: now, in_place: None }
+        let (health, said) = (Health::Unknown, String::new());
+        Self { of, health, said, not_sent: None, since: now, in_place: None }
     }
 }
 
 /// Weight, usable, and why, as far as checks go.
 fn judge(vip: &Vip, backend: &Backend, state: &BackendState, keep: bool) -> (u32, bool, Why) {
     let weight = backend.weight;
+    let unless_not_sent = |why| if state.not_sent.is_some() { Why::CheckNotSent } else { why };
     match (vip.health.is_some(), state.health) {
         (false, _) => (weight, true, Why::NotChecked),
-        (true, Health::Up) => (weight, true, Why::Working),
+        (true, Health::Up) => (weight, true, unless_not_sent(Why::Working)),
         (true, Health::Down) if keep => (weight, true, Why::KeptThoughFailed),
         (true, Health::Down) => (weight, false, Why::Failed),
         (true, Health::Unknown) => match state.in_place {
             // One that took no flows takes none before it is checked.
-            Some(found) if found.usable && found.slots == 0 => (0, true, Why::AsFound),
-            Some(found) => (weight, found.usable, Why::AsFound),
-            None => (weight, false, Why::NotCheckedYet),
+            Some(found) if found.usable && found.slots == 0 => (0, true, unless_not_sent(Why::AsFound)),
+            Some(found) => (weight, found.usable, unless_not_sent(Why::AsFound)),
+            None => (weight, false, unless_not_sent(Why::NotCheckedYet)),
         },
     }
 }
@@ -460,12 +460,6 @@ fn target(backend: &Backend) -> Option<Target> {
 /// Whether what was learnt about one holds for the other: weight and name of an address do not matter.
 fn is_where_it_was(before: &Backend, now: &Backend) -> bool {
     before.address == now.address && before.segment == now.segment && before.vtep == now.vtep
-}
-
-fn shares(vip: &wanted::Vip) -> Vec<(&str, u32, bool)> {
-    let mut shares: Vec<_> = vip.backends.iter().map(|b| (b.name.as_str(), b.weight, b.usable)).collect();
-    shares.sort_unstable();
-    shares
 }
 
 fn wanted_vip(view: &VipView<'_>) -> wanted::Vip {

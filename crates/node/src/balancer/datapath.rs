@@ -1,10 +1,13 @@
 //! What the role asks of its data path, so that everything above it runs without a kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use codec::Instant;
 use dataplane::DataplaneError;
-use dataplane::balancer::{Applied, Balancer, Explanation, FlowQuery, Vip, VipCounters, VipId};
+use dataplane::balancer::{
+    Applied, Balancer, Explanation, FilteredVlans, FlowQuery, Followed, PacketKind, Vip, VipCounters, VipId,
+};
+use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
 
 use bpf_abi::BalancerReason;
@@ -16,6 +19,8 @@ pub(super) type SlotCounts = BTreeMap<VipId, BTreeMap<String, u32>>;
 pub(super) trait Datapath: Send {
     /// Brings the kernel's maps in step.
     fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError>;
+    /// Follows the port to what it is now.
+    fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError>;
     /// When [`Self::handle_timeout`] has something to do.
     fn poll_timeout(&self) -> Option<Instant>;
     /// Ends drains.
@@ -26,10 +31,14 @@ pub(super) trait Datapath: Send {
     fn reasons(&self) -> Result<Vec<(BalancerReason, u64)>, DataplaneError>;
     /// Octets of tables.
     fn memory(&self) -> Vec<(VipId, u64)>;
+    /// VLANs whose frames the port may drop.
+    fn filtered(&self) -> Vec<FilteredVlans>;
+    /// VIPs with a change younger than their drain.
+    fn draining(&self) -> BTreeSet<VipId>;
     /// Slots in force; walks over every table.
     fn slots(&self) -> SlotCounts;
-    /// What becomes of a packet.
-    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError>;
+    /// What becomes of a packet of a flow, or about it.
+    fn explain(&self, flow: &FlowQuery, packet: PacketKind) -> Result<Explanation, DataplaneError>;
     /// Ends the process's part in it.
     fn stop(self: Box<Self>) -> BoxFuture<'static, Result<(), DataplaneError>>;
 }
@@ -37,6 +46,10 @@ pub(super) trait Datapath: Send {
 impl Datapath for Balancer {
     fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         Self::apply(self, now, desired)
+    }
+
+    fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
+        Self::follow(self, link)
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -59,12 +72,20 @@ impl Datapath for Balancer {
         Self::memory(self)
     }
 
+    fn filtered(&self) -> Vec<FilteredVlans> {
+        Self::filtered(self)
+    }
+
+    fn draining(&self) -> BTreeSet<VipId> {
+        Self::draining(self).into_iter().collect()
+    }
+
     fn slots(&self) -> SlotCounts {
         Self::slots(self).into_iter().map(|(vip, slots)| (vip, slots.into_iter().collect())).collect()
     }
 
-    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
-        Self::explain(self, flow)
+    fn explain(&self, flow: &FlowQuery, packet: PacketKind) -> Result<Explanation, DataplaneError> {
+        Self::explain_packet(self, flow, packet)
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, Result<(), DataplaneError>> {

@@ -30,7 +30,8 @@ pub(super) struct Metrics {
     applies: Family<OutcomeLabels, Counter>,
     tables: Counter,
     moved_slots: Counter,
-    health_changes: Family<HealthLabels, Counter>,
+    health_changes: Family<ChangeLabels, Counter>,
+    port_changes: Family<ChangeLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +40,7 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HealthLabels {
+struct ChangeLabels {
     to: &'static str,
 }
 
@@ -90,6 +91,13 @@ impl Metrics {
                 "Verdicts about backends that changed, by what they changed `to`: `up` or `down`",
                 Family::default(),
             ),
+            port_changes: register(
+                registry,
+                "weir_balancer_port_changes",
+                "Changes of the port that were followed, by what it changed `to`: `address` (another link-layer address), \
+                 `away`, `refused` or `taken`",
+                Family::default(),
+            ),
         }
     }
 
@@ -107,7 +115,12 @@ impl Metrics {
     /// Checks came to another verdict.
     pub(super) fn health_changed(&self, up: bool) {
         let to = if up { "up" } else { "down" };
-        self.health_changes.get_or_create(&HealthLabels { to }).inc();
+        self.health_changes.get_or_create(&ChangeLabels { to }).inc();
+    }
+
+    /// The port is another one.
+    pub(super) fn port_changed(&self, to: &'static str) {
+        self.port_changes.get_or_create(&ChangeLabels { to }).inc();
     }
 }
 
@@ -118,6 +131,7 @@ impl Collector for Balancer {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let sample = self.0.lock();
         reasons(&mut encoder, &sample)?;
+        port(&mut encoder, &sample)?;
         vips(&mut encoder, &sample)?;
         backends(&mut encoder, &sample)
     }
@@ -134,6 +148,15 @@ fn reasons(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), E
         "VIPs with a change younger than their drain, whose flows from before may go to other backends";
     let gauge = ConstGauge::new(i64::try_from(drains).unwrap_or(i64::MAX));
     gauge.encode(encoder.encode_descriptor("weir_balancer_drains", help, None, MetricType::Gauge)?)
+}
+
+fn port(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), Error> {
+    let help = "1 while the program is on the port, 0 while the port is away or refuses it: nothing is balanced then";
+    let gauge = ConstGauge::new(i64::from(!sample.port_away));
+    gauge.encode(encoder.encode_descriptor("weir_balancer_port_taken", help, None, MetricType::Gauge)?)?;
+    let help = "VLANs of VIPs and backends whose frames the port's own filter may drop; `warnings` of the status say why";
+    let gauge = ConstGauge::new(i64::try_from(sample.filtered_vlans).unwrap_or(i64::MAX));
+    gauge.encode(encoder.encode_descriptor("weir_balancer_filtered_vlans", help, None, MetricType::Gauge)?)
 }
 
 /// A counter that is shown of what has one: no data is not zero.
@@ -182,11 +205,16 @@ fn backends(encoder: &mut DescriptorEncoder<'_>, sample: &Sample) -> Result<(), 
             bytes(b.sent)
         }),
     ];
-    const GAUGES: [Shown<BackendSample>; 3] = [
+    const GAUGES: [Shown<BackendSample>; 4] = [
         (
             "weir_balancer_backend_healthy",
             "1 if the checks of the `backend` succeed, 0 if they fail; absent without a verdict",
             |b| b.healthy.map(u32::from),
+        ),
+        (
+            "weir_balancer_backend_check_not_sent",
+            "1 while checks of the `backend` cannot be sent from here and its last verdict stands; absent without checks",
+            |b| b.not_sent.map(u32::from),
         ),
         ("weir_balancer_backend_slots", "Slots of the table of the `vip` that name the `backend`", |b| {
             Some(b.slots)
@@ -244,12 +272,15 @@ mod tests {
             name: name.into(),
             sent,
             healthy,
+            not_sent: healthy.map(|_| true),
             slots: 500,
             weight: 100,
         };
         let sent = Some(BalancedValue { packets: 7, bytes: 900 });
         *shared.lock() = Sample {
             reasons: vec![(BalancerReason::ALL[0], 3)],
+            port_away: true,
+            filtered_vlans: 2,
             vips: vec![VipSample {
                 name: "web".into(),
                 sent,
@@ -265,6 +296,7 @@ mod tests {
         metrics.applied(Duration::from_millis(2), Some(&Applied { writes: 3, tables: 1, moved_slots: 9 }));
         metrics.applied(Duration::from_millis(2), None);
         metrics.health_changed(false);
+        metrics.port_changed("away");
         let text = crate::metrics::encode(&registry);
         for line in [
             "weir_balancer_vip_packets_total{vip=\"web\"} 7",
@@ -273,8 +305,12 @@ mod tests {
             "weir_balancer_vip_table_bytes{vip=\"web\"} 2048",
             "weir_balancer_backend_bytes_total{vip=\"web\",backend=\"a\"} 900",
             "weir_balancer_backend_healthy{vip=\"web\",backend=\"a\"} 1",
+            "weir_balancer_backend_check_not_sent{vip=\"web\",backend=\"a\"} 1",
             "weir_balancer_backend_slots{vip=\"web\",backend=\"b\"} 500",
             "weir_balancer_drains 1",
+            "weir_balancer_port_taken 0",
+            "weir_balancer_filtered_vlans 2",
+            "weir_balancer_port_changes_total{to=\"away\"} 1",
             "weir_balancer_applies_total{outcome=\"refused\"} 1",
             "weir_balancer_moved_slots_total 9",
             "weir_balancer_apply_seconds_count 2",
@@ -283,6 +319,7 @@ mod tests {
             assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");
         }
         assert!(!text.contains("healthy{vip=\"web\",backend=\"b\"}"), "{text}");
+        assert!(!text.contains("not_sent{vip=\"web\",backend=\"b\"}"), "{text}");
         assert!(!text.contains("packets_total{vip=\"web\",backend=\"b\"}"), "{text}");
     }
 }

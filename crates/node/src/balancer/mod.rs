@@ -14,6 +14,7 @@ mod jitter;
 mod metrics;
 pub mod neighbour;
 pub mod openapi;
+mod port;
 mod saved;
 mod shared;
 mod shell;
@@ -66,7 +67,7 @@ pub async fn start(config: config::Balancer, setup: &mut Setup<'_>) -> Result<Ru
     getrandom::fill(&mut random).map_err(BalancerError::Random)?;
     let shared = Arc::default();
     let metrics = metrics::Metrics::register(setup.registry, Arc::clone(&shared));
-    let sources = sources::Backends::open(&config.interface, setup.clock, random).await?;
+    let sources = sources::Backends::open(&config.interface, &config.sources, setup.clock, random).await?;
     let datapath = Balancer::start(&settings(&setup.node.name, &config)).await?;
     let in_place = |id: &VipId, backend: &str| datapath.in_place(id, backend);
     let core = core::Core::new(setup.clock.now(), desired.list(), in_place);
@@ -172,6 +173,7 @@ mod tests {
             flow_entries: 1024,
             table_memory: 1 << 20,
             services: Some(config::ServicesFile { file: "vips.toml".into(), vips }),
+            sources: Vec::new(),
             reset_from_file: false,
         }
     }

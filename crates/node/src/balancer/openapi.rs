@@ -160,11 +160,17 @@ const OPERATIONS: &[Operation] = &[
         path: "/v1/explain",
         words: "What the data path would do with a packet now, and why; read from the kernel's own maps.",
         query: &[
-            ("source", true, "ADDRESS:PORT, IPv6 in brackets"),
-            ("destination", true, "ADDRESS:PORT, IPv6 in brackets"),
+            ("source", true, "ADDRESS:PORT, IPv6 in brackets; without `:PORT` where ports do not count"),
+            ("destination", true, "ADDRESS:PORT, IPv6 in brackets; without `:PORT` where ports do not count"),
             ("protocol", false, "`tcp`, `udp` or `sctp`; `tcp` if left out"),
             ("segment", false, "as in a VIP; `none` if left out"),
             ("first", false, "`true` for the packet that begins a connection"),
+            (
+                "packet",
+                false,
+                "`transport` (of the flow, if left out), `fragment`, `icmp-error` (one to the VIP about the flow) or \
+                 `echo-request`",
+            ),
         ],
         answers: &[(200, Some(T::Explanation))],
         refusals: &[400],

@@ -16,6 +16,10 @@ pub(super) struct Sample {
     pub(super) reasons: Vec<(BalancerReason, u64)>,
     /// By name.
     pub(super) vips: Vec<VipSample>,
+    /// The program is not on the port.
+    pub(super) port_away: bool,
+    /// VLANs whose frames the port may drop.
+    pub(super) filtered_vlans: usize,
 }
 
 /// A VIP's.
@@ -46,6 +50,8 @@ pub(super) struct BackendSample {
     pub(super) sent: Option<BalancedValue>,
     /// The verdict of its checks, if there is one.
     pub(super) healthy: Option<bool>,
+    /// Its checks cannot be sent, if it has any.
+    pub(super) not_sent: Option<bool>,
     /// Slots that name it.
     pub(super) slots: u32,
     /// Weight in force.

@@ -1,12 +1,13 @@
 //! The loop: one task owns what is desired, what is known and the data path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::DataplaneError;
-use dataplane::balancer::{Explanation, FlowQuery, VipId};
+use dataplane::balancer::{Explanation, FlowQuery, PacketKind, VipId};
+use dataplane::netlink::Link;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -16,6 +17,7 @@ use super::core::{BackendKey, BackendView, Core, Health, Output, Target, VipView
 use super::datapath::{Datapath, SlotCounts};
 use super::desired::{Change, Desired, Outcome, Refusal};
 use super::metrics::Metrics;
+use super::port::Port;
 use super::saved;
 use super::shared::{BackendSample, Shared, VipSample};
 use crate::clock::Clock;
@@ -46,6 +48,15 @@ pub(super) enum Event {
         /// What the last check said.
         said: String,
     },
+    /// Checks cannot be sent, or can again.
+    NotSent {
+        /// Of whom.
+        key: BackendKey,
+        /// Why not.
+        reason: Option<String>,
+    },
+    /// The port is another one, or gone.
+    Port(Option<Link>),
     /// A link-layer address was resolved.
     Neighbour {
         /// Whose.
@@ -89,6 +100,7 @@ pub(super) struct Shell {
     shared: Arc<Shared>,
     metrics: Metrics,
     condition: Condition,
+    port: Port,
     watch: bool,
     refused: Option<String>,
     /// As the last change left them.
@@ -158,6 +170,7 @@ impl Shell {
             shared,
             metrics,
             condition,
+            port: Port::default(),
             watch,
             refused,
             slots,
@@ -190,6 +203,9 @@ impl Shell {
                 () = sleep_until(due) => self.timeout(),
                 () = sleep_until(sample_at) => {
                     let began = tokio::time::Instant::now();
+                    if self.port.is_refused() {
+                        self.follow();
+                    }
                     self.sample();
                     sample_at = tokio::time::Instant::now() + SAMPLE_INTERVAL.max(began.elapsed() * SAMPLE_SHARE);
                 }
@@ -224,8 +240,12 @@ impl Shell {
     }
 
     /// What the data path would do with a packet, and the name of its VIP.
-    pub(super) fn explain(&self, flow: &FlowQuery) -> Result<(Explanation, Option<String>), DataplaneError> {
-        let explanation = self.datapath.explain(flow)?;
+    pub(super) fn explain(
+        &self,
+        flow: &FlowQuery,
+        packet: PacketKind,
+    ) -> Result<(Explanation, Option<String>), DataplaneError> {
+        let explanation = self.datapath.explain(flow, packet)?;
         let name = explanation.vip.and_then(|id| self.core.vips().find(|view| view.vip.id == id));
         let name = name.map(|view| view.vip.name.clone());
         Ok((explanation, name))
@@ -233,27 +253,29 @@ impl Shell {
 
     /// How everything stands.
     pub(super) fn status(&self) -> BalancerStatus {
-        let memory: BTreeMap<VipId, u64> = self.datapath.memory().into_iter().collect();
+        let tables = Tables::of(self.datapath.as_ref());
         BalancerStatus {
             interface: self.settings.interface.clone(),
             mode: self.settings.mode.to_owned(),
             generation: self.desired.generation(),
             source: self.source.to_owned(),
-            in_step: self.core.in_step(),
-            error: self.core.refused().map(str::to_owned),
-            vips: self.core.vips().map(|view| self.vip_status(&view, octets(&memory, &view))).collect(),
+            port: self.port.word().to_owned(),
+            in_step: self.core.in_step() && self.port.is_taken(),
+            error: self.trouble(),
+            warnings: self.datapath.filtered().iter().map(ToString::to_string).collect(),
+            vips: self.core.vips().map(|view| self.vip_status(&view, &tables)).collect(),
         }
     }
 
-    fn vip_status(&self, view: &VipView<'_>, table_bytes: u64) -> VipStatus {
+    fn vip_status(&self, view: &VipView<'_>, tables: &Tables) -> VipStatus {
         let generation = self.desired.vips().get(&view.vip.name).map_or(0, |stored| stored.generation);
         VipStatus {
             name: view.vip.name.clone(),
             vip: view.vip.id.to_string(),
             generation,
             all_fail: view.all_fail,
-            draining: view.draining,
-            table_bytes,
+            draining: tables.draining.contains(&view.vip.id),
+            table_bytes: tables.octets(view),
             backends: view.backends.iter().map(|backend| self.backend_status(view, backend)).collect(),
         }
     }
@@ -271,6 +293,7 @@ impl Shell {
             health: view.vip.health.is_some().then(|| health.to_owned()),
             since_unix_ns: self.clock.unix_nanos(of.since),
             said: Some(of.said.to_owned()).filter(|said| !said.is_empty()),
+            not_sent: of.not_sent.map(str::to_owned),
             weight: of.wanted.weight,
             usable: of.wanted.usable,
             slots: slots_of(&self.slots, view, of),
@@ -288,8 +311,41 @@ impl Shell {
                     self.metrics.health_changed(up);
                 }
             }
+            Event::NotSent { key, reason } => self.not_sent(&key, reason),
+            Event::Port(link) => {
+                self.port.link = link;
+                self.follow();
+            }
             Event::Neighbour { target, mac } => self.core.handle_neighbour(target, mac),
         }
+    }
+
+    fn not_sent(&mut self, key: &BackendKey, reason: Option<String>) {
+        let BackendKey { vip, backend } = key;
+        if !self.core.handle_not_sent(key, reason.clone()) {
+            return;
+        }
+        match reason {
+            Some(reason) => {
+                tracing::warn!(vip, backend, reason, "checks cannot be sent; the last verdict stands");
+            }
+            None => tracing::info!(vip, backend, "checks can be sent again"),
+        }
+    }
+
+    /// The data path goes where the port is.
+    fn follow(&mut self) {
+        let result = self.datapath.follow(self.port.link.as_ref());
+        let result = result.map_err(|error| words(&error));
+        if let Some(to) = self.port.followed(&self.settings.interface, result) {
+            self.metrics.port_changed(to);
+        }
+        self.shared.lock().port_away = !self.port.is_taken();
+    }
+
+    /// Why frames are not balanced as they should be.
+    fn trouble(&self) -> Option<String> {
+        self.port.trouble(&self.settings.interface).or_else(|| self.core.refused().map(str::to_owned))
     }
 
     fn timeout(&mut self) {
@@ -319,7 +375,7 @@ impl Shell {
     }
 
     fn report(&mut self) {
-        let refused = self.core.refused().map(str::to_owned);
+        let refused = self.trouble();
         match &refused {
             Some(why) => self.condition.not_ready(why),
             None if self.core.in_step() => self.condition.ready(),
@@ -340,7 +396,7 @@ impl Shell {
         let (Ok(counters), Ok(reasons)) = (counters, reasons) else { return };
         let counters: BTreeMap<VipId, _> =
             counters.into_iter().map(|counters| (counters.vip, counters)).collect();
-        let memory: BTreeMap<VipId, u64> = self.datapath.memory().into_iter().collect();
+        let tables = Tables::of(self.datapath.as_ref());
         let sample = |view: VipView<'_>| {
             let counted = counters.get(&view.vip.id);
             let backend = |of: &BackendView<'_>| BackendSample {
@@ -352,21 +408,24 @@ impl Shell {
                     Health::Unknown => None,
                     health => view.vip.health.is_some().then_some(health == Health::Up),
                 },
+                not_sent: view.vip.health.is_some().then_some(of.not_sent.is_some()),
                 slots: slots_of(&self.slots, &view, of),
                 weight: if of.wanted.usable { of.wanted.weight } else { 0 },
             };
             VipSample {
                 name: view.vip.name.clone(),
                 sent: counted.map(|counted| counted.sent),
-                table_bytes: octets(&memory, &view),
+                table_bytes: tables.octets(&view),
                 all_fail: view.all_fail,
                 all_failed: self.core.all_failed(&view.vip.name),
-                draining: view.draining,
+                draining: tables.draining.contains(&view.vip.id),
                 backends: view.backends.iter().map(backend).collect(),
             }
         };
         let vips = self.core.vips().map(sample).collect();
+        let filtered = self.datapath.filtered().iter().map(|filtered| filtered.vlans.len()).sum();
         let mut shared = self.shared.lock();
+        shared.filtered_vlans = filtered;
         (shared.vips, shared.reasons) = (vips, reasons);
     }
 }
@@ -383,8 +442,20 @@ fn words(error: &DataplaneError) -> String {
     text
 }
 
-fn octets(memory: &BTreeMap<VipId, u64>, view: &VipView<'_>) -> u64 {
-    memory.get(&view.vip.id).copied().unwrap_or_default()
+/// Tables in the kernel, read once for all VIPs.
+struct Tables {
+    memory: BTreeMap<VipId, u64>,
+    draining: BTreeSet<VipId>,
+}
+
+impl Tables {
+    fn of(datapath: &dyn Datapath) -> Self {
+        Self { memory: datapath.memory().into_iter().collect(), draining: datapath.draining() }
+    }
+
+    fn octets(&self, view: &VipView<'_>) -> u64 {
+        self.memory.get(&view.vip.id).copied().unwrap_or_default()
+    }
 }
 
 fn slots_of(slots: &SlotCounts, view: &VipView<'_>, of: &BackendView<'_>) -> u32 {

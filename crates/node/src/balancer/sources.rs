@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use dataplane::DataplaneError;
-use dataplane::netlink::Netlink;
+use dataplane::netlink::{Link, Netlink};
 use tokio::sync::watch;
 
 use super::core::{BackendKey, Core, Health, Target};
-use super::health::{Changed, Checks, Endpoint, Pace, State, Watched};
-use super::neighbour::{self, Change, Neighbours, vlan_of};
+use super::health::{Changed, Checks, Endpoint, News, NotSent, Pace, State, Watched};
+use super::neighbour::{self, Change, Neighbours, Sender, vlan_of};
 use super::shell::{Event, Sources};
 use crate::clock::Clock;
+use crate::config::NeighbourSource;
 use crate::config::services::{Backend, Check, HealthCheck};
 use crate::role::RoleError;
 
@@ -28,8 +29,14 @@ struct Checked {
 pub(super) struct Backends {
     checks: Checks<Checked>,
     neighbours: Neighbours,
+    interface: String,
     netlink: Netlink,
-    routes: watch::Receiver<u64>,
+    /// Links, addresses and routes.
+    network: watch::Receiver<u64>,
+    /// The port as it was told last; `None` before it was.
+    port: Option<Option<Link>>,
+    /// The port is to be looked at again.
+    look_at_port: bool,
     targets: Vec<Target>,
     /// Who is asked on behalf of whom.
     asked: BTreeMap<neighbour::Target, Vec<Target>>,
@@ -45,22 +52,49 @@ impl Backends {
     /// If there is no such interface, or the kernel refuses a socket.
     pub(super) async fn open(
         interface: &str,
+        sources: &[NeighbourSource],
         clock: Clock,
         random: [u8; 16],
     ) -> Result<Self, DataplaneError> {
         let [for_checks, for_neighbours] =
             [0, 8].map(|at| random.iter().skip(at).take(8).fold(0, |n, octet| n << 8 | u64::from(*octet)));
+        let sender = |source: &NeighbourSource| {
+            vlan_of(source.segment).map(|vlan| Sender { vlan, address: source.address })
+        };
+        let senders = sources.iter().filter_map(sender).collect();
         let netlink = Netlink::connect(false)?;
         Ok(Self {
             checks: Checks::new(clock, for_checks),
-            neighbours: Neighbours::open(interface, Vec::new(), clock, for_neighbours).await?,
-            routes: netlink.changes(),
+            neighbours: Neighbours::open(interface, senders, clock, for_neighbours).await?,
+            interface: interface.to_owned(),
+            network: netlink.changes(),
             netlink,
+            port: None,
+            look_at_port: true,
             targets: Vec::new(),
             asked: BTreeMap::new(),
             look_up: false,
             known: VecDeque::new(),
         })
+    }
+
+    /// Whether the port is there and what it is, if that is news. Neighbours are asked from what it is now.
+    async fn look_at_port(&mut self) {
+        match self.netlink.link(&self.interface).await {
+            Ok(link) => {
+                if link.is_some()
+                    && let Err(error) = self.neighbours.refresh().await
+                {
+                    tracing::warn!(interface = self.interface, %error, "neighbours are not asked from it");
+                }
+                if self.port.as_ref() != Some(&link) {
+                    self.known.push_back(Event::Port(link.clone()));
+                    self.port = Some(link);
+                }
+            }
+            Err(error) => tracing::warn!(interface = self.interface, %error, "not looked at"),
+        }
+        self.look_at_port = false;
     }
 
     /// Whom to ask for each address that is needed, and what is known already.
@@ -148,6 +182,10 @@ impl Sources for Backends {
         self.checks.watch(watched);
         // A verdict that stands is told again: whoever asks may have begun anew with this backend.
         for id in ids {
+            let reason = self.checks.not_sent(&id).map(ToString::to_string);
+            if reason.is_some() {
+                self.known.push_back(Event::NotSent { key: id.key.clone(), reason });
+            }
             let state = self.checks.state(&id);
             self.known.extend(state.and_then(|state| health_event(id.key, state, String::new())));
         }
@@ -157,6 +195,9 @@ impl Sources for Backends {
 
     async fn next(&mut self) -> Result<Event, RoleError> {
         loop {
+            if self.look_at_port {
+                self.look_at_port().await;
+            }
             if self.look_up {
                 self.ask_neighbours().await;
             }
@@ -164,16 +205,25 @@ impl Sources for Backends {
                 return Ok(event);
             }
             tokio::select! {
-                Changed { id, state, reason } = self.checks.changed() => {
-                    let said = reason.map_or_else(|| "answers".to_owned(), |failure| failure.to_string());
-                    self.known.extend(health_event(id.key, state, said));
-                }
+                news = self.checks.changed() => self.known.extend(check_event(news)),
                 changed = self.neighbours.changed() => {
                     let (of, change) = changed?;
                     self.neighbour_changed(of, change);
                 }
-                Ok(()) = self.routes.changed() => self.look_up = true,
+                Ok(()) = self.network.changed() => (self.look_up, self.look_at_port) = (true, true),
             }
+        }
+    }
+}
+
+fn check_event(news: News<Checked>) -> Option<Event> {
+    match news {
+        News::Changed(Changed { id, state, reason }) => {
+            let said = reason.map_or_else(|| "answers".to_owned(), |failure| failure.to_string());
+            health_event(id.key, state, said)
+        }
+        News::NotSent(NotSent { id, reason }) => {
+            Some(Event::NotSent { key: id.key, reason: reason.map(|failure| failure.to_string()) })
         }
     }
 }

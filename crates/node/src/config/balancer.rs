@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bpf_abi::balancer::VTEPS;
+use dataplane::balancer::Segment;
 
 use super::checks::Checks;
 use super::services::{self, Vip};
@@ -28,6 +29,8 @@ pub struct Balancer {
     pub table_memory: u64,
     /// VIPs to start with.
     pub services: Option<ServicesFile>,
+    /// Addresses that backends are asked from for their link-layer addresses.
+    pub sources: Vec<NeighbourSource>,
     /// Forget what the API stored and start with the file; a command line says so.
     pub reset_from_file: bool,
 }
@@ -39,6 +42,15 @@ pub struct ServicesFile {
     pub file: PathBuf,
     /// What is in it.
     pub vips: Vec<Vip>,
+}
+
+/// An address that backends of a segment are asked from for their link-layer addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeighbourSource {
+    /// The segment, which is no tunnel's.
+    pub segment: Segment,
+    /// The address.
+    pub address: IpAddr,
 }
 
 /// An LRU map keeps a few free entries for each CPU; with less it forgets flows that are in use.
@@ -58,6 +70,11 @@ impl Checks {
         let flows = self.within("balancer.flow_entries", balancer.flow_entries, MIN_FLOWS, MAX_FLOWS);
         let memory = self.within("balancer.table_memory_mib", balancer.table_memory_mib, 1, MAX_TABLE_MIB);
         let services = balancer.services.map(|file| self.services_file(&file, vteps.as_deref()));
+        let sources =
+            self.each("balancer.source", balancer.source, |c, path, s| c.neighbour_source(path, &s));
+        self.distinct("balancer.source", "segment and address family", &sources, |source| {
+            (source.segment.value(), source.address.is_ipv4())
+        });
         Some(Balancer {
             interface: interface?,
             mode: balancer.mode,
@@ -67,6 +84,7 @@ impl Checks {
             flow_entries: flows?,
             table_memory: u64::from(memory?) << 20,
             services: transpose(services)?,
+            sources: sources?,
             reset_from_file: false,
         })
     }
@@ -77,6 +95,32 @@ impl Checks {
             return None;
         }
         Some(value)
+    }
+
+    fn neighbour_source(&mut self, path: &str, source: &raw::BalancerSource) -> Option<NeighbourSource> {
+        let address = self.source_address(&format!("{path}.address"), &source.address);
+        let path = format!("{path}.segment");
+        let words = "none, 802.1q:VID, 802.1ad:VID or 802.1ad:VID.VID";
+        if source.segment.is_empty() {
+            self.problem(&path, format!("required: {words}"));
+            return None;
+        }
+        let segment = self.segment(&path, &source.segment)?;
+        if segment.kind().is_tunnel() {
+            let way_out = "backends behind a tunnel have `mac` and `vtep` written down and are not asked";
+            self.problem(&path, format!("{segment} is a tunnel: {way_out}; expected {words}"));
+            return None;
+        }
+        Some(NeighbourSource { segment, address: address? })
+    }
+
+    fn source_address(&mut self, path: &str, text: &str) -> Option<IpAddr> {
+        let address = self.unicast(path, text)?;
+        if address.is_loopback() {
+            self.problem(path, format!("{address} is a loopback address, to which no answer comes"));
+            return None;
+        }
+        Some(address)
     }
 
     fn services_file(&mut self, text: &str, vteps: Option<&[IpAddr]>) -> Option<ServicesFile> {

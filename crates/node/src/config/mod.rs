@@ -18,7 +18,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use balancer::{Balancer, ServicesFile};
+pub use balancer::{Balancer, NeighbourSource, ServicesFile};
 use checks::Checks;
 pub use controller::{Controller, Edge, LoadSource, Service, Source};
 pub use gateway::{Eid, Gateway, Interface, MapServerPeer};

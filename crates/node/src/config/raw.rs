@@ -434,6 +434,22 @@ section! {
         table_memory_mib: u32 = 64,
         /// File with the VIPs to start with (TOML). What was changed over the API is stored and goes before it.
         services: Option<String> = None,
+        /// `[[balancer.source]]`
+        source: Vec<BalancerSource> = Vec::new(),
+    }
+}
+
+section! {
+    "[[balancer.source]]"
+    /// An address that backends of a segment are asked from for their link-layer address, by ARP or Neighbour Discovery.
+    /// Without one of its family, backends in `none` are asked from the port's own address, and backends in a VLAN by an
+    /// ARP probe, whose sender is 0.0.0.0 (RFC 5227), or from the port's link-local address. Servers that answer only
+    /// senders of their own subnet need it (`arp_ignore = 2`).
+    BalancerSource {
+        /// Required. Segment of the backends: `none`, `802.1q:VID`, `802.1ad:VID` or `802.1ad:VID.VID`.
+        segment: String = String::new(),
+        /// Required. Address in the segment that nobody else has; one of each family at most.
+        address: String = String::new(),
     }
 }
 
@@ -457,4 +473,5 @@ pub const SECTIONS: &[Section] = &[
     Source::SECTION,
     Edge::SECTION,
     Balancer::SECTION,
+    BalancerSource::SECTION,
 ];

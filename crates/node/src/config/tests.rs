@@ -96,6 +96,9 @@ name = "balancer"
 interface = "eth0"
 seed = 7
 vteps = ["10.0.0.5"]
+[[balancer.source]]
+segment = "802.1q:200"
+address = "10.0.200.5"
 "#;
 
 #[test]
@@ -120,6 +123,11 @@ fn every_role_is_read() {
     assert_eq!(controller.services[0].edges[1].capacity, 800.5);
     let balancer = Config::parse(BALANCER, dir.path()).unwrap().balancer.unwrap();
     assert_eq!((balancer.seed, balancer.table_memory), (7, 64 << 20));
+    let source = balancer.sources[0];
+    assert_eq!(
+        (source.segment.to_string(), source.address.to_string()),
+        ("802.1q:200".into(), "10.0.200.5".into())
+    );
 }
 
 #[test]
@@ -293,6 +301,17 @@ fn balancer_refusals() {
             ("seed = 7", "table_memory_mib = 65", "balancer.table_memory_mib", "1 to 64"),
             ("seed = 7", "services = \"absent.toml\"", "", "cannot read the file"),
             ("10.0.0.5\"", "10.0.0.5\", \"10.0.0.5\"", "balancer.vteps[1]", "same address"),
+            ("segment = \"802.1q:200\"\n", "", "balancer.source[0].segment", "required: none, 802.1q:VID"),
+            ("802.1q:200", "802.1q:4095", "balancer.source[0].segment", "802.1q:4095"),
+            ("802.1q:200", "vxlan:7", "balancer.source[0].segment", "is a tunnel"),
+            ("10.0.200.5", "10.0.200.0/24", "balancer.source[0].address", "is not an IP address"),
+            ("10.0.200.5", "::1", "balancer.source[0].address", "loopback"),
+            (
+                "10.0.200.5\"",
+                "10.0.200.5\"\n[[balancer.source]]\nsegment = \"802.1q:200\"\naddress = \"10.0.200.6\"",
+                "balancer.source[1]",
+                "same segment and address family as balancer.source[0]",
+            ),
             (
                 "\"10.0.0.5\"",
                 "\"::1\", \"::2\", \"::3\", \"::4\", \"::5\"",

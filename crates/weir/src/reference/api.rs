@@ -372,9 +372,11 @@ fn balancer() -> Vec<Route> {
     routes.push(delete("/v1/vips/{vip}/backends/{backend}", "Removes a backend. 204."));
     routes.push(Route::get("/v1/status", "How every VIP and backend stands, and why.", balancer_status()));
     routes.push(Route::get(
-        "/v1/explain?source=&destination=&protocol=&segment=&first=",
+        "/v1/explain?source=&destination=&protocol=&segment=&first=&packet=",
         "What the data path would do with a packet now, and why. `protocol` is `tcp` and `segment` `none` unless told \
-         otherwise; `first=true` is for the packet that begins a connection.",
+         otherwise; `first=true` is for the packet that begins a connection. `packet=fragment` asks about a fragment \
+         from the source, `packet=icmp-error` about an ICMP error to the VIP that quotes a packet to the source, \
+         `packet=echo-request` about an ICMP echo request.",
         explanation(),
     ));
     routes
@@ -401,6 +403,7 @@ fn balancer_status() -> BalancerStatus {
         health: Some("up".into()),
         since_unix_ns: AT,
         said: Some("answers".into()),
+        not_sent: None,
         weight: 100,
         usable: true,
         slots: 511,
@@ -419,10 +422,12 @@ fn balancer_status() -> BalancerStatus {
     BalancerStatus {
         interface: "eth0".into(),
         mode: "native".into(),
+        port: "taken".into(),
         generation: 7,
         source: "api".into(),
         in_step: true,
         error: None,
+        warnings: Vec::new(),
         vips: vec![vip],
     }
 }

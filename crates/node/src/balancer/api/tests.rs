@@ -1,8 +1,10 @@
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 
 use codec::Instant;
 use dataplane::DataplaneError;
-use dataplane::balancer::{Applied, Verdict, Vip, VipCounters, VipId};
+use dataplane::balancer::{Applied, FilteredVlans, Followed, Verdict, Vip, VipCounters, VipId};
+use dataplane::netlink::Link;
 use futures_util::future::BoxFuture;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -30,6 +32,10 @@ impl Datapath for Kernel {
         Ok(Applied::default())
     }
 
+    fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
+        Ok(if link.is_some() { Followed::Attached } else { Followed::Away })
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
@@ -50,11 +56,20 @@ impl Datapath for Kernel {
         self.0.lock().unwrap().iter().map(|vip| (vip.id, 2048)).collect()
     }
 
+    fn filtered(&self) -> Vec<FilteredVlans> {
+        let feature = "rx-vlan-filter";
+        vec![FilteredVlans { interface: "eth0".into(), feature, vlans: vec![100] }]
+    }
+
+    fn draining(&self) -> BTreeSet<VipId> {
+        BTreeSet::new()
+    }
+
     fn slots(&self) -> SlotCounts {
         SlotCounts::new()
     }
 
-    fn explain(&self, flow: &FlowQuery) -> Result<Explanation, DataplaneError> {
+    fn explain(&self, flow: &FlowQuery, packet: PacketKind) -> Result<Explanation, DataplaneError> {
         let vips = self.0.lock().unwrap();
         let vip = vips.iter().find(|vip| vip.id.address == flow.destination);
         let choice = SlotChoice { size: 1021, slot: 7, index: Some(3), name: Some("a".into()), usable: true };
@@ -66,7 +81,7 @@ impl Datapath for Kernel {
             remembered: None,
             verdict: if vip.is_some() { Verdict::Forwarded } else { Verdict::PassNoVip },
             backend: vip.map(|_| "a".into()),
-            because: format!("port {}", flow.source_port),
+            because: format!("{packet} of port {}", flow.source_port),
         })
     }
 
@@ -75,19 +90,26 @@ impl Datapath for Kernel {
     }
 }
 
-/// Says once that a backend works, and then nothing.
-struct OneAnswer(bool);
+/// Says this once, and then nothing.
+struct Told(VecDeque<Event>);
 
-impl Sources for OneAnswer {
+impl Sources for Told {
     fn watch(&mut self, _: &Core) {}
 
     async fn next(&mut self) -> Result<Event, RoleError> {
-        if std::mem::take(&mut self.0) {
-            let key = BackendKey { vip: "web".into(), backend: "a".into() };
-            return Ok(Event::Health { key, health: Health::Up, said: "connected".into() });
+        match self.0.pop_front() {
+            Some(event) => Ok(event),
+            None => std::future::pending().await,
         }
-        std::future::pending().await
     }
+}
+
+fn key() -> BackendKey {
+    BackendKey { vip: "web".into(), backend: "a".into() }
+}
+
+fn works() -> Event {
+    Event::Health { key: key(), health: Health::Up, said: "connected".into() }
 }
 
 struct Node {
@@ -113,6 +135,12 @@ mac = "02:00:00:00:00:01"
 
 impl Node {
     async fn start() -> Self {
+        Self::told([works()]).await
+    }
+
+    /// A node whose sources say this.
+    async fn told(events: impl IntoIterator<Item = Event>) -> Self {
+        let told = Told(events.into_iter().collect());
         let directory = tempfile::tempdir().unwrap();
         let table = Store::open(directory.path()).unwrap().table("balancer").unwrap();
         let desired = Desired::new(services::parse(START, None).unwrap());
@@ -140,7 +168,7 @@ impl Node {
         let server = crate::http::Server::bind(http, &mut registry).await.unwrap();
         let base = format!("http://{}", server.local_addr().unwrap());
         let serving = server.serve(router(sender), registry, readiness.clone(), shutdown.clone());
-        let loops = shell.serve(OneAnswer(true), jobs, shutdown);
+        let loops = shell.serve(told, jobs, shutdown);
         let tasks = vec![tokio::spawn(serving), tokio::spawn(async { loops.await.unwrap() })];
         Self { base, kernel, readiness, directory, trigger, tasks }
     }
@@ -346,6 +374,32 @@ async fn the_status_says_why() {
 }
 
 #[tokio::test]
+async fn the_status_says_what_cannot_be_checked_and_that_the_port_is_away() {
+    let reason = "10.0.0.1:80: could not be asked: find a route: no route".to_owned();
+    let not_sent = Event::NotSent { key: key(), reason: Some(reason.clone()) };
+    let node = Node::told([works(), not_sent, Event::Port(None)]).await;
+    let status = loop {
+        let status = node.get("/v1/status").await.is(200).body;
+        if status["port"] == "away" {
+            break status;
+        }
+        tokio::task::yield_now().await;
+    };
+    let backend = &status["vips"][0]["backends"][0];
+    assert_eq!((&backend["usable"], &backend["why"]), (&json!(true), &json!("check-not-sent")));
+    assert_eq!((&backend["health"], &backend["not_sent"]), (&json!("up"), &json!(reason)));
+    assert_eq!(status["in_step"], false);
+    let why = status["error"].as_str().unwrap().to_owned();
+    assert!(why.contains("no interface eth0"), "{why}");
+    assert_eq!(node.readiness.conditions()["balancer"], Some(why));
+    let metrics = node.get("/metrics").await.body;
+    assert!(metrics.as_str().unwrap().contains("weir_balancer_port_taken 0"), "{metrics}");
+    let warning = status["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("eth0 has rx-vlan-filter on"), "{warning}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn flows_are_explained() {
     let node = Node::start().await;
     let explain = |query: &'static str| node.get(query);
@@ -353,7 +407,7 @@ async fn flows_are_explained() {
     assert_eq!((&found.body["vip"], &found.body["verdict"]), (&json!("web"), &json!("forwarded")));
     assert_eq!(
         (&found.body["because"], &found.body["current"]["backend"]),
-        (&json!("port 40000"), &json!("a"))
+        (&json!("transport of port 40000"), &json!("a"))
     );
     let none =
         explain("/v1/explain?source=198.51.100.7:40000&destination=192.0.2.11:80&protocol=udp").await.is(200);
@@ -363,6 +417,12 @@ async fn flows_are_explained() {
     let wrong = explain("/v1/explain?source=192.0.2.1:1&destination=[::1]:80").await.is(400);
     assert_eq!(wrong.fields(), ["destination"]);
     explain("/v1/explain?source=192.0.2.1:1").await.is(400);
+    let fragment = "/v1/explain?source=198.51.100.7&destination=192.0.2.10&packet=fragment";
+    assert_eq!(explain(fragment).await.is(200).body["because"], "fragment of port 0");
+    let error = "/v1/explain?source=198.51.100.7&destination=192.0.2.10:80&packet=icmp-error";
+    assert_eq!(explain(error).await.is(400).fields(), ["source"], "its quote has ports");
+    let wrong = "/v1/explain?source=192.0.2.1:1&destination=192.0.2.10:80&packet=ping";
+    assert_eq!(explain(wrong).await.is(400).fields(), ["packet"]);
     node.stop().await;
 }
 

@@ -127,10 +127,6 @@ fn a_drained_backend_takes_no_new_flows_and_keeps_its_own() {
     core.handle_desired(at(1000), vips(&drained));
     assert_eq!(applied(&mut core, at(1000)), shares_of(&[("a", 100, true), ("b", 0, true)]));
     assert_eq!(why(&core), ["working", "drained"]);
-    assert!(core.vips().all(|vip| vip.draining));
-    assert_eq!(core.poll_timeout(), Some(at(61_000)));
-    core.handle_timeout(at(61_000));
-    assert!(core.vips().all(|vip| !vip.draining));
     core.handle_health(at(62_000), &backend("b"), Health::Down, "refused");
     assert_eq!(applied(&mut core, at(62_000)), shares_of(&[("a", 100, true), ("b", 0, false)]));
     assert!(!core.vips().next().unwrap().all_fail);
@@ -161,6 +157,40 @@ fn who_does_not_answer_after_a_restart_is_as_it_was() {
     let mut core = Core::new(at(0), vips(SERVICES), |_, _| found(false, 0));
     core.handle_timeout(at(5000));
     assert_eq!(applied(&mut core, at(5000)), shares_of(&[("a", 100, false), ("b", 100, false)]));
+}
+
+#[test]
+fn what_cannot_be_checked_stays_as_it_is_and_says_so() {
+    let mut core = fresh(SERVICES);
+    all_up(&mut core);
+    core.handle_health(at(10), &backend("b"), Health::Down, "refused");
+    applied(&mut core, at(10));
+    for name in ["a", "b"] {
+        let reason = || Some("no route".to_owned());
+        assert!(core.handle_not_sent(&backend(name), reason()));
+        assert!(!core.handle_not_sent(&backend(name), reason()), "it is told once");
+    }
+    assert_eq!(applied(&mut core, at(20)), None);
+    assert_eq!(why(&core), ["check-not-sent", "failed"]);
+    assert_eq!(core.vips().next().unwrap().backends[1].not_sent, Some("no route"));
+    assert!(core.handle_not_sent(&backend("a"), None));
+    assert_eq!(why(&core), ["working", "failed"]);
+    core.handle_desired(at(30), vips(&SERVICES.replace("[vips.health]", "")));
+    assert_eq!(core.vips().next().unwrap().backends[1].not_sent, None, "nothing is to be sent any more");
+}
+
+#[test]
+fn without_a_verdict_what_cannot_be_checked_is_as_it_was_found() {
+    for (in_place, shares) in
+        [(found(true, 500), (100, true)), (found(false, 0), (100, false)), (None, (100, false))]
+    {
+        let mut core = Core::new(at(0), vips(SERVICES), |_, _| in_place);
+        core.handle_not_sent(&backend("a"), Some("no route".into()));
+        core.handle_timeout(at(5000));
+        let view = core.vips().next().unwrap();
+        assert_eq!((view.backends[0].wanted.weight, view.backends[0].wanted.usable), shares);
+        assert_eq!(view.backends[0].why, Why::CheckNotSent);
+    }
 }
 
 #[test]
@@ -274,6 +304,7 @@ fn a_flap_below_the_thresholds_is_no_change() {
                         core.handle_health(at, &changed.id, health, "");
                         applies += u32::from(applied(core, at).is_some());
                     }
+                    Wanted::NotSent(not_sent) => panic!("{not_sent:?}"),
                 }
             }
         }

@@ -7,7 +7,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 
 use super::failure::Failure;
-use super::monitor::{Changed, Monitor, Output, Pace, State};
+use super::monitor::{Changed, Monitor, NotSent, Output, Pace, State};
 use super::probe::{Check, Endpoint, probe};
 use crate::clock::Clock;
 
@@ -22,6 +22,15 @@ pub struct Watched {
     pub timeout: Duration,
     /// When, and how often it must have been seen.
     pub pace: Pace,
+}
+
+/// What happened to a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News<K> {
+    /// Its state changed.
+    Changed(Changed<K>),
+    /// Its probes cannot be sent, or can again.
+    NotSent(NotSent<K>),
 }
 
 /// Probes of all targets.
@@ -57,14 +66,21 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
         self.monitor.state(id)
     }
 
-    /// Runs probes until the state of a target changes. Cancelling loses nothing, but probes only go on while somebody
+    /// Why the last probe of a target could not be sent; `None` if it was.
+    #[must_use]
+    pub fn not_sent(&self, id: &K) -> Option<&Failure> {
+        self.monitor.not_sent(id)
+    }
+
+    /// Runs probes until something happens to a target. Cancelling loses nothing, but probes only go on while somebody
     /// waits here.
-    pub async fn changed(&mut self) -> Changed<K> {
+    pub async fn changed(&mut self) -> News<K> {
         loop {
             while let Some(output) = self.monitor.poll_output() {
                 match output {
                     Output::Probe { id, run } => self.start(id, run),
-                    Output::Changed(changed) => return changed,
+                    Output::Changed(changed) => return News::Changed(changed),
+                    Output::NotSent(not_sent) => return News::NotSent(not_sent),
                 }
             }
             let idle = self.clock.now() + Duration::from_secs(3600);

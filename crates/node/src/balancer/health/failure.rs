@@ -83,10 +83,13 @@ impl Failure {
 
     /// What an error of the kernel means that was waited for `phase`.
     pub(super) fn io(peer: Peer, phase: Phase, error: &io::Error) -> Self {
-        const HERE: [i32; 10] = [
+        // EINVAL is what a blackhole route says.
+        const HERE: [i32; 12] = [
             libc::EACCES,
             libc::EADDRINUSE,
             libc::EADDRNOTAVAIL,
+            libc::EAFNOSUPPORT,
+            libc::EINVAL,
             libc::EMFILE,
             libc::ENETDOWN,
             libc::ENETUNREACH,
@@ -173,7 +176,7 @@ mod tests {
             let peer = Peer::Address(IpAddr::from([192, 0, 2, 1]));
             Failure::io(peer, Phase::Connection, &io::Error::from_raw_os_error(code))
         };
-        for code in [libc::ENETUNREACH, libc::EMFILE, libc::EADDRNOTAVAIL] {
+        for code in [libc::ENETUNREACH, libc::EMFILE, libc::EADDRNOTAVAIL, libc::EINVAL] {
             assert!(failure(code).is_local(), "{code}");
         }
         for code in [libc::ECONNREFUSED, libc::ECONNRESET, libc::EHOSTUNREACH, libc::ETIMEDOUT] {

@@ -6,7 +6,7 @@ mod icmp;
 mod monitor;
 mod probe;
 
-pub use checks::{Checks, Watched};
+pub use checks::{Checks, News, Watched};
 pub use failure::{Failure, Phase};
-pub use monitor::{Changed, Monitor, Output, Pace, State};
+pub use monitor::{Changed, Monitor, NotSent, Output, Pace, State};
 pub use probe::{Check, Endpoint, StatusRange, probe};

@@ -42,6 +42,17 @@ pub enum Output<K> {
     },
     /// A target's state changed.
     Changed(Changed<K>),
+    /// Probes of a target cannot be sent, or can again.
+    NotSent(NotSent<K>),
+}
+
+/// Probes of a target cannot be sent, or can again: its state stands while they cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotSent<K> {
+    /// Which target.
+    pub id: K,
+    /// Why not; `None` once one was sent.
+    pub reason: Option<Failure>,
 }
 
 /// A target's state changed.
@@ -57,8 +68,8 @@ pub struct Changed<K> {
 
 /// Probes targets in their pace and judges the results.
 ///
-/// A result that says nothing about the target ([`Failure::is_local`]) changes nothing: data that is missing is no
-/// failure.
+/// A result that says nothing about the target ([`Failure::is_local`]) does not change its state: data that is missing is
+/// no failure. It is told once, until a probe says something again.
 #[derive(Debug)]
 pub struct Monitor<K> {
     jitter: Jitter,
@@ -77,6 +88,7 @@ struct Target {
     streak_of_failures: bool,
     due: Instant,
     running: Option<Running>,
+    not_sent: Option<Failure>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +125,9 @@ impl<K: Ord + Clone> Monitor<K> {
         }
         let targets = &self.targets;
         self.outputs.retain(|output| match output {
-            Output::Probe { id, .. } | Output::Changed(Changed { id, .. }) => targets.contains_key(id),
+            Output::Probe { id, .. }
+            | Output::Changed(Changed { id, .. })
+            | Output::NotSent(NotSent { id, .. }) => targets.contains_key(id),
         });
     }
 
@@ -121,6 +135,12 @@ impl<K: Ord + Clone> Monitor<K> {
     #[must_use]
     pub fn state(&self, id: &K) -> Option<State> {
         self.targets.get(id).map(|target| target.state)
+    }
+
+    /// Why the last probe of a target could not be sent; `None` if it was.
+    #[must_use]
+    pub fn not_sent(&self, id: &K) -> Option<&Failure> {
+        self.targets.get(id)?.not_sent.as_ref()
     }
 
     /// A probe ended. Results of probes that were given up come to nothing.
@@ -167,7 +187,12 @@ impl<K: Ord + Clone> Monitor<K> {
     fn judge(&mut self, id: &K, result: Result<(), Failure>) {
         let Some(target) = self.targets.get_mut(id) else { return };
         let failure = result.err();
-        if failure.as_ref().is_some_and(Failure::is_local) {
+        let not_sent = failure.clone().filter(Failure::is_local);
+        if target.not_sent != not_sent {
+            target.not_sent.clone_from(&not_sent);
+            self.outputs.push_back(Output::NotSent(NotSent { id: id.clone(), reason: not_sent.clone() }));
+        }
+        if not_sent.is_some() {
             return;
         }
         if let Some(state) = target.count(failure.is_some()) {
@@ -179,7 +204,8 @@ impl<K: Ord + Clone> Monitor<K> {
 
 impl Target {
     const fn new(pace: Pace, due: Instant) -> Self {
-        Self { pace, state: State::Unknown, streak: 0, streak_of_failures: false, due, running: None }
+        let (streak, streak_of_failures) = (0, false);
+        Self { pace, state: State::Unknown, streak, streak_of_failures, due, running: None, not_sent: None }
     }
 
     /// One more result. The new state if it changed.

@@ -10,6 +10,7 @@ use hyper::Request;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout_at;
 
@@ -17,6 +18,9 @@ use super::failure::{Failure, Peer, Phase};
 use super::icmp;
 use crate::balancer::neighbour::Asker;
 pub use crate::config::services::Check;
+
+/// Any port would do where nothing is sent (RFC 863).
+const DISCARD: u16 = 9;
 
 /// A backend as probes reach it.
 #[derive(Clone, Debug)]
@@ -123,7 +127,28 @@ async fn connect(endpoint: &Endpoint, port: u16, until: Until) -> Result<TcpStre
     let peer = Peer::Port(to);
     let socket = bound(endpoint).map_err(|(operation, error)| Failure::local(peer, operation, &error))?;
     let connected = until.bound(socket.connect(to), peer, Phase::Connection).await?;
-    connected.map_err(|error| Failure::io(peer, Phase::Connection, &error))
+    connected.map_err(|error| match no_route(endpoint).filter(|_| is_unreachable(&error)) {
+        Some(error) => Failure::local(peer, "find a route", &error),
+        None => Failure::io(peer, Phase::Connection, &error),
+    })
+}
+
+/// Said of a host that does not answer ARP, which is its failure, and of a route that leads nowhere, which is ours.
+fn is_unreachable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EHOSTUNREACH)
+}
+
+/// What the kernel says when it only looks up the way and sends nothing.
+fn no_route(endpoint: &Endpoint) -> Option<io::Error> {
+    let domain = if endpoint.address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).ok()?;
+    if let Some(device) = &endpoint.device {
+        socket.bind_device(Some(device.as_bytes())).ok()?;
+    }
+    if let Some(source) = endpoint.source {
+        socket.bind(&SocketAddr::new(source, 0).into()).ok()?;
+    }
+    socket.connect(&SocketAddr::new(endpoint.address, DISCARD).into()).err()
 }
 
 fn bound(endpoint: &Endpoint) -> Result<TcpSocket, (&'static str, io::Error)> {

@@ -25,6 +25,7 @@ const FRAMES_IN_A_ROW: u32 = 64;
 #[derive(Debug)]
 pub struct Neighbours {
     interface: String,
+    ifindex: u32,
     configured: Vec<Sender>,
     clock: Clock,
     socket: NeighbourSocket,
@@ -43,20 +44,21 @@ pub struct Asker(mpsc::Sender<Question>);
 #[derive(Debug)]
 struct Question {
     target: Target,
-    answer: oneshot::Sender<()>,
+    /// An error if the question could not be sent.
+    answer: oneshot::Sender<io::Result<()>>,
 }
 
 impl Asker {
     /// Sends one question and returns when the neighbour is heard; waits for ever.
     ///
     /// # Errors
-    /// If nobody resolves any more, or not that target.
+    /// If the question could not be sent, or nobody resolves any more, or not that target.
     pub async fn ask(&self, target: Target) -> io::Result<()> {
         let (answer, answered) = oneshot::channel();
         let gone = |_| io::Error::other("not among the neighbours that are resolved");
         let sent = self.0.send(Question { target, answer }).await;
         sent.map_err(|_| io::Error::other("nothing resolves link-layer addresses any more"))?;
-        answered.await.map_err(gone)
+        answered.await.map_err(gone)?
     }
 }
 
@@ -78,6 +80,7 @@ impl Neighbours {
         let resolver = Resolver::new(port.mac, senders(&configured, &port), random);
         Ok(Self {
             interface: interface.to_owned(),
+            ifindex: port.ifindex,
             configured,
             clock,
             socket,
@@ -90,13 +93,17 @@ impl Neighbours {
         })
     }
 
-    /// Looks at the port again, after its addresses or link-layer address changed. An interface that was removed and made
-    /// again has another index: its neighbours are to be opened again.
+    /// Looks at the port again, after its addresses or link-layer address changed, or it was removed and made again. What is
+    /// known of targets is kept.
     ///
     /// # Errors
-    /// If the interface is gone.
+    /// If the interface is gone, or the kernel refuses a socket on a new one.
     pub async fn refresh(&mut self) -> Result<(), DataplaneError> {
         let port = host::Port::observe(&self.interface).await?;
+        if port.ifindex != self.ifindex {
+            self.socket = NeighbourSocket::open(&self.interface, port.ifindex)?;
+            self.ifindex = port.ifindex;
+        }
         self.resolver.set_port(port.mac, senders(&self.configured, &port));
         Ok(())
     }
@@ -173,22 +180,25 @@ impl Neighbours {
     fn carry_out(&mut self) -> Option<(Target, Change)> {
         while let Some(output) = self.resolver.poll_output() {
             match output {
-                Output::Send(frame) => {
+                Output::Send(target, frame) => {
                     if let Err(error) = self.socket.send(&frame.encode()) {
                         tracing::debug!(interface = self.interface, %error, "did not take a question");
                         self.send_errors += 1;
+                        self.answer(target, || Err(again(&error)));
                     }
                 }
-                Output::Heard(target) => {
-                    for question in self.waiting.extract_if(.., |question| question.target == target) {
-                        // Whoever asked may have stopped waiting.
-                        let _ = question.answer.send(());
-                    }
-                }
+                Output::Heard(target) => self.answer(target, || Ok(())),
                 Output::Changed(target, change) => return Some((target, change)),
             }
         }
         None
+    }
+
+    fn answer(&mut self, target: Target, with: impl Fn() -> io::Result<()>) {
+        for question in self.waiting.extract_if(.., |question| question.target == target) {
+            // Whoever asked may have stopped waiting.
+            let _ = question.answer.send(with());
+        }
     }
 
     fn arrived(&mut self, length: usize) {
@@ -204,6 +214,11 @@ impl Neighbours {
             self.waiting.push(question);
         }
     }
+}
+
+/// The same error for one more who waits.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// The configured addresses first, then those of the port, which are not in a VLAN.

@@ -84,8 +84,8 @@ pub enum Change {
 /// What the resolver wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send the frame.
-    Send(Frame),
+    /// Ask the target with the frame.
+    Send(Target, Frame),
     /// The target was heard.
     Heard(Target),
     /// Something happened to the target.
@@ -168,8 +168,9 @@ impl Resolver {
         }
         let entries = &self.entries;
         self.outputs.retain(|output| match output {
-            Output::Send(_) => true,
-            Output::Heard(target) | Output::Changed(target, _) => entries.contains_key(target),
+            Output::Send(target, _) | Output::Heard(target) | Output::Changed(target, _) => {
+                entries.contains_key(target)
+            }
         });
     }
 
@@ -319,7 +320,7 @@ impl Resolver {
             }
         };
         self.counters.sent += 1;
-        self.outputs.push_back(Output::Send(frame));
+        self.outputs.push_back(Output::Send(*target, frame));
     }
 }
 

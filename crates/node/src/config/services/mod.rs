@@ -284,7 +284,7 @@ impl Checks {
         Some(port)
     }
 
-    fn segment(&mut self, path: &str, text: &str) -> Option<Segment> {
+    pub(in crate::config) fn segment(&mut self, path: &str, text: &str) -> Option<Segment> {
         match text.parse() {
             Ok(segment) => Some(segment),
             Err(error) => {

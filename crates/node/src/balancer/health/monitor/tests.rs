@@ -39,6 +39,7 @@ fn round(
                 }
             }
             Output::Changed(changed) => changes.push(changed),
+            Output::NotSent(_) => {}
         }
     }
     changes
@@ -75,6 +76,35 @@ fn what_flaps_faster_than_the_hysteresis_stays() {
         assert_eq!(changes, []);
     }
     assert_eq!(monitor.state(&1), Some(State::Unknown));
+}
+
+/// What is told of probes that cannot be sent when the next one has this result.
+fn told(monitor: &mut Monitor<u32>, result: Result<(), Failure>) -> Vec<Option<Failure>> {
+    let now = monitor.poll_timeout().unwrap();
+    monitor.handle_timeout(now);
+    let mut told = Vec::new();
+    while let Some(output) = monitor.poll_output() {
+        match output {
+            Output::Probe { id, run } => monitor.handle_result(now, &id, run, result.clone()),
+            Output::NotSent(NotSent { reason, .. }) => told.push(reason),
+            Output::Changed(_) => {}
+        }
+    }
+    told
+}
+
+#[test]
+fn what_cannot_be_asked_is_told_once() {
+    let mut monitor = watching([1]);
+    assert_eq!(told(&mut monitor, Ok(())), []);
+    assert_eq!(told(&mut monitor, Err(local())), [Some(local())]);
+    assert_eq!(told(&mut monitor, Err(local())), []);
+    assert_eq!(monitor.not_sent(&1), Some(&local()));
+    let peer = Peer::Address(IpAddr::from([192, 0, 2, 1]));
+    let other = Failure::Local { peer, operation: "find a route", reason: "unreachable".to_owned() };
+    assert_eq!(told(&mut monitor, Err(other.clone())), [Some(other)]);
+    assert_eq!(told(&mut monitor, Err(failure())), [None], "it was sent, whatever came of it");
+    assert_eq!(monitor.not_sent(&1), None);
 }
 
 #[test]

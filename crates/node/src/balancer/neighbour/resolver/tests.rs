@@ -67,7 +67,7 @@ impl Link {
         let mut questions = Vec::new();
         while let Some(output) = self.resolver.poll_output() {
             match output {
-                Output::Send(frame) => questions.push(frame),
+                Output::Send(_, frame) => questions.push(frame),
                 Output::Changed(target, change) => self.changes.push((target, change)),
                 Output::Heard(_) => {}
             }
@@ -205,8 +205,8 @@ fn who_asks_depends_on_the_vlan_and_the_family() {
         resolver.set_targets(Instant::ZERO, [target]);
         assert!(resolver.ask(&target) && !resolver.ask(&v4(99)));
         match resolver.poll_output() {
-            Some(Output::Send(Frame { message: Message::Arp(arp), .. })) => IpAddr::V4(arp.sender),
-            Some(Output::Send(Frame { message: Message::Solicitation(nd), .. })) => IpAddr::V6(nd.source),
+            Some(Output::Send(_, Frame { message: Message::Arp(arp), .. })) => IpAddr::V4(arp.sender),
+            Some(Output::Send(_, Frame { message: Message::Solicitation(nd), .. })) => IpAddr::V6(nd.source),
             other => panic!("{other:?}"),
         }
     };

@@ -1,0 +1,376 @@
+//! Features of the port's device that keep tags, or frames, from the program: turned off while it is there.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::balancer::desired::{Segment, SegmentKind, Vip};
+use crate::balancer::hook::HookError;
+use crate::error::DataplaneError;
+use crate::ethtool::{self, Feature};
+use crate::netlink::Link;
+
+/// Features that take tags out of received frames before the program sees them; `ethtool -k` calls the first one
+/// `rx-vlan-offload` as well.
+const STRIPPING: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+/// The feature that puts them in behind the program's back.
+const INSERTING: &str = "tx-vlan-hw-insert";
+/// The VLANs that this machine has devices for; names end with the VLAN's device's.
+const VLAN_DEVICES: &str = "/proc/thread-self/net/vlan/config";
+
+/// What drops received frames of VLANs that it was not told of, which the stack does for each VLAN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Filter {
+    Dot1q,
+    Dot1ad,
+}
+
+/// VLANs whose frames the port's device may drop before the program sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilteredVlans {
+    /// The port.
+    pub interface: String,
+    /// `ethtool -k` name of the filter, which is on and stays so.
+    pub feature: &'static str,
+    /// VIDs, or S-VIDs, of VIPs and backends that this machine has no device for.
+    pub vlans: Vec<u16>,
+}
+
+impl fmt::Display for FilteredVlans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { interface, feature, vlans } = self;
+        let listed = vlans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let first = vlans.first().copied().unwrap_or_default();
+        write!(
+            f,
+            "{interface} has {feature} on, and it cannot be turned off: its driver may drop frames of VLANs that this \
+             machine has no device for, which are {listed}; make devices for them (`ip link add link {interface} name \
+             {interface}.{first} type vlan id {first}`), or use another port"
+        )
+    }
+}
+
+impl Filter {
+    const fn feature(self) -> &'static str {
+        match self {
+            Self::Dot1q => "rx-vlan-filter",
+            Self::Dot1ad => "rx-vlan-stag-filter",
+        }
+    }
+}
+
+/// A device and its features, by `ethtool -k` names.
+pub(crate) trait Device {
+    /// How a feature stands; `None` if the kernel does not know it.
+    fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError>;
+    /// Turns it on or off.
+    fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError>;
+}
+
+/// A device of the calling thread's network namespace.
+#[derive(Debug)]
+pub(crate) struct Interface(String);
+
+impl Device for Interface {
+    fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError> {
+        ethtool::feature(&self.0, name)
+    }
+
+    fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError> {
+        ethtool::set_feature(&self.0, name, on)
+    }
+}
+
+/// Features of a device that were turned off. The list is kept in a file that, like the features, does not outlive the
+/// system's start, so that a later process can turn them on again.
+#[derive(Debug)]
+pub(crate) struct Features<D = Interface> {
+    device: D,
+    interface: String,
+    ifindex: u32,
+    file: PathBuf,
+    off: Vec<String>,
+    /// So many of them by earlier processes.
+    inherited: usize,
+    vlans: BTreeSet<(Filter, u16)>,
+    stuck: BTreeSet<Filter>,
+}
+
+impl Features {
+    /// Continues the list of `file`, as far as it is about this device.
+    pub(crate) fn open(link: &Link, file: &Path) -> Self {
+        Self::of(Interface(link.name.clone()), &link.name, link.ifindex, file)
+    }
+
+    /// Features of another device, which has to let in what this one had to.
+    pub(crate) fn like(&self, link: &Link, file: &Path) -> Self {
+        Self { vlans: self.vlans.clone(), ..Self::open(link, file) }
+    }
+}
+
+impl<D: Device> Features<D> {
+    fn of(device: D, interface: &str, ifindex: u32, file: &Path) -> Self {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let about = |line: &str| {
+            let (of, feature) = line.split_once(' ')?;
+            (of == ifindex.to_string()).then(|| feature.to_owned())
+        };
+        let off: Vec<String> = text.lines().filter_map(about).collect();
+        let (interface, file, inherited) = (interface.to_owned(), file.to_owned(), off.len());
+        let (vlans, stuck) = (BTreeSet::new(), BTreeSet::new());
+        Self { device, interface, ifindex, file, off, inherited, vlans, stuck }
+    }
+
+    /// Leaves VLAN tags in the frames of the device.
+    ///
+    /// # Errors
+    /// [`HookError::TagsStripped`] if that cannot be had.
+    pub(crate) fn leave_tags_in(&mut self) -> Result<(), DataplaneError> {
+        for feature in STRIPPING {
+            if !self.turn_off(feature)? {
+                return Err(HookError::TagsStripped { interface: self.interface.clone(), feature }.into());
+            }
+        }
+        if !self.turn_off(INSERTING)? {
+            // The stack's own frames only: what XDP sends has its tag in it.
+            tracing::debug!(interface = self.interface, feature = INSERTING, "stays on");
+        }
+        Ok(())
+    }
+
+    /// Lets frames of the VLANs of VIPs and backends in: those of VIPs are balanced, and backends answer ARP in theirs.
+    /// A filter that cannot be turned off is told of and no reason to refuse VIPs: what it says of itself and what it does
+    /// are two things (virtio has it on and fixed, and behind vhost nothing is filtered).
+    pub(crate) fn let_in(&mut self, desired: &[Vip]) {
+        let of_vips = desired.iter().map(|vip| vip.id.segment);
+        let of_backends = desired.iter().flat_map(|vip| &vip.backends).map(|backend| backend.segment);
+        let vlans: BTreeSet<_> = of_vips.chain(of_backends).filter_map(filtered_vlan).collect();
+        if self.vlans != vlans {
+            self.vlans = vlans;
+            self.turn_filters_off();
+        }
+    }
+
+    /// [`Self::let_in`] for a device that has just come.
+    pub(crate) fn turn_filters_off(&mut self) {
+        let filters: BTreeSet<Filter> = self.vlans.iter().map(|(filter, _)| *filter).collect();
+        let before = std::mem::take(&mut self.stuck);
+        for filter in filters {
+            if let Err(error) = self.turn_off(filter.feature()) {
+                tracing::warn!(interface = self.interface, feature = filter.feature(), %error, "not turned off");
+            }
+            // What cannot be asked about is not known to be on.
+            if self.device.feature(filter.feature()).ok().flatten().is_some_and(|state| state.on) {
+                self.stuck.insert(filter);
+            }
+        }
+        if !self.stuck.is_subset(&before) {
+            self.filtered().iter().for_each(|filtered| tracing::warn!("{filtered}"));
+        }
+    }
+
+    /// What the device may drop all the same, as things are now.
+    pub(crate) fn filtered(&self) -> Vec<FilteredVlans> {
+        if self.stuck.is_empty() {
+            return Vec::new();
+        }
+        let devices = fs::read_to_string(VLAN_DEVICES).unwrap_or_default();
+        self.filtered_but(&with_device(&devices, &self.interface))
+    }
+
+    fn filtered_but(&self, known: &BTreeSet<u16>) -> Vec<FilteredVlans> {
+        let of = |filter: &Filter| {
+            let vlans = self.vlans.iter().filter(|(of, vid)| of == filter && !known.contains(vid));
+            let vlans: Vec<u16> = vlans.map(|(_, vid)| *vid).collect();
+            let (interface, feature) = (self.interface.clone(), filter.feature());
+            (!vlans.is_empty()).then_some(FilteredVlans { interface, feature, vlans })
+        };
+        self.stuck.iter().filter_map(of).collect()
+    }
+
+    /// Whether it is off then.
+    fn turn_off(&mut self, feature: &'static str) -> Result<bool, DataplaneError> {
+        let Some(state) = self.device.feature(feature)?.filter(|state| state.on) else { return Ok(true) };
+        if state.fixed {
+            return Ok(false);
+        }
+        self.device.turn(feature, false)?;
+        if self.device.feature(feature)?.is_some_and(|state| state.on) {
+            return Ok(false);
+        }
+        tracing::info!(interface = self.interface, feature, "turned off");
+        self.off.push(feature.to_owned());
+        self.save();
+        Ok(true)
+    }
+
+    /// Turns on what a start that fails has turned off; what is at work since before it stays so.
+    pub(crate) fn give_up(&mut self) {
+        let own = self.off.split_off(self.inherited.min(self.off.len()));
+        self.turn_on(&own);
+        if self.off.is_empty() { self.forget() } else { self.save() }
+    }
+
+    /// Turns on everything that was turned off.
+    pub(crate) fn restore(&mut self) {
+        let off = std::mem::take(&mut self.off);
+        self.turn_on(&off);
+        self.forget();
+    }
+
+    /// The device is gone, and its features with it.
+    pub(crate) fn forget(&mut self) {
+        self.off.clear();
+        self.inherited = 0;
+        // Others may have files beside it.
+        let _ = fs::remove_file(&self.file);
+        let _ = self.file.parent().map(fs::remove_dir);
+    }
+
+    fn turn_on(&self, features: &[String]) {
+        for feature in features {
+            match self.device.turn(feature, true) {
+                Ok(()) => tracing::info!(interface = self.interface, feature, "turned on again"),
+                Err(error) => {
+                    tracing::warn!(interface = self.interface, feature, %error, "not turned on again");
+                }
+            }
+        }
+    }
+
+    fn save(&self) {
+        let lines: String = self.off.iter().map(|feature| format!("{} {feature}\n", self.ifindex)).collect();
+        let made = self.file.parent().map_or(Ok(()), fs::create_dir_all);
+        if let Err(error) = made.and_then(|()| fs::write(&self.file, lines)) {
+            let file = self.file.display();
+            tracing::warn!(%file, %error, "a later process will not know what to turn on again");
+        }
+    }
+}
+
+/// What may keep frames of a segment away, and the VLAN that it looks at: the outer one.
+fn filtered_vlan(segment: Segment) -> Option<(Filter, u16)> {
+    let (filter, vid) = match segment.kind() {
+        SegmentKind::Dot1q => (Filter::Dot1q, segment.id()),
+        SegmentKind::Dot1ad => (Filter::Dot1ad, segment.id()),
+        SegmentKind::DoubleTagged => (Filter::Dot1ad, segment.id() >> 12),
+        SegmentKind::None | SegmentKind::Vxlan | SegmentKind::Geneve => return None,
+    };
+    Some((filter, u16::try_from(vid).ok()?))
+}
+
+/// VLANs that have a device on the interface: `NAME | VID | INTERFACE` below two lines of headings.
+fn with_device(config: &str, interface: &str) -> BTreeSet<u16> {
+    let vid = |line: &str| {
+        let mut columns = line.split('|').map(str::trim).skip(1);
+        let vid = columns.next()?.parse().ok()?;
+        (columns.next()? == interface).then_some(vid)
+    };
+    config.lines().filter_map(vid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::balancer::samples::vip;
+
+    /// Features by name: on, and fixed.
+    #[derive(Default)]
+    struct Nic(RefCell<BTreeMap<String, (bool, bool)>>);
+
+    impl Nic {
+        fn new(features: &[(&str, bool, bool)]) -> Self {
+            let of = |(name, on, fixed): &(&str, bool, bool)| ((*name).to_owned(), (*on, *fixed));
+            Self(RefCell::new(features.iter().map(of).collect()))
+        }
+
+        fn is_on(&self, name: &str) -> bool {
+            self.0.borrow()[name].0
+        }
+    }
+
+    impl Device for Nic {
+        fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError> {
+            Ok(self.0.borrow().get(name).map(|(on, fixed)| Feature { on: *on, fixed: *fixed }))
+        }
+
+        fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError> {
+            self.0.borrow_mut().get_mut(name).unwrap().0 = on;
+            Ok(())
+        }
+    }
+
+    fn features(device: Nic, file: &Path) -> Features<Nic> {
+        Features::of(device, "eth0", 7, file)
+    }
+
+    #[test]
+    fn tags_are_left_in_or_the_port_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("features");
+        let mut usual = features(Nic::new(&[(STRIPPING[0], true, false), (INSERTING, true, true)]), &file);
+        usual.leave_tags_in().unwrap();
+        assert!(!usual.device.is_on(STRIPPING[0]) && usual.device.is_on(INSERTING));
+        usual.restore();
+        assert!(usual.device.is_on(STRIPPING[0]) && !file.exists());
+        let mut fixed = features(Nic::new(&[(STRIPPING[1], true, true)]), &file);
+        let error = fixed.leave_tags_in().unwrap_err().to_string();
+        assert!(error.contains("eth0 has rx-vlan-stag-hw-parse on"), "{error}");
+    }
+
+    #[test]
+    fn filters_are_turned_off_for_vlans_that_are_wanted() {
+        let directory = tempfile::tempdir().unwrap();
+        let all = [("rx-vlan-filter", true, false), ("rx-vlan-stag-filter", true, false)];
+        let mut of = features(Nic::new(&all), &directory.path().join("features"));
+        of.let_in(&[vip("192.0.2.10:80/tcp", &[("a", 1)])]);
+        assert!(of.device.is_on("rx-vlan-filter"), "nobody needs it off");
+        of.let_in(&[vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1)])]);
+        assert!(!of.device.is_on("rx-vlan-filter") && of.device.is_on("rx-vlan-stag-filter"));
+        of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:100.7", &[("a", 1)])]);
+        assert!(!of.device.is_on("rx-vlan-stag-filter"));
+        assert_eq!(of.filtered(), []);
+        of.restore();
+        assert!(of.device.is_on("rx-vlan-filter") && of.device.is_on("rx-vlan-stag-filter"));
+    }
+
+    #[test]
+    fn vlans_that_a_fixed_filter_may_drop_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let nic = Nic::new(&[("rx-vlan-filter", true, true)]);
+        let mut of = features(nic, &directory.path().join("features"));
+        let mut web = vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1), ("b", 1)]);
+        web.backends[0].segment = "802.1q:200".parse().unwrap();
+        of.let_in(&[web, vip("192.0.2.10:80/tcp@802.1ad:300", &[])]);
+        let said = of.filtered_but(&BTreeSet::new())[0].to_string();
+        assert!(said.contains("eth0 has rx-vlan-filter on") && said.contains("are 100, 200;"), "{said}");
+        let config = "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n\
+                      eth0.100       | 100  | eth0\neth1.200       | 200  | eth1\n";
+        let known = with_device(config, "eth0");
+        assert_eq!(of.filtered_but(&known)[0].vlans, [200]);
+        assert_eq!(of.filtered_but(&BTreeSet::from([100, 200])), []);
+    }
+
+    #[test]
+    fn a_later_process_turns_on_what_an_earlier_one_turned_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("run/features");
+        let mut first = features(Nic::new(&[(STRIPPING[0], true, false)]), &file);
+        first.leave_tags_in().unwrap();
+        let found = [(STRIPPING[0], false, false), (INSERTING, true, false)];
+        let mut second = features(Nic::new(&found), &file);
+        second.leave_tags_in().unwrap();
+        second.give_up();
+        assert!(!second.device.is_on(STRIPPING[0]), "the program at work needs it");
+        assert!(second.device.is_on(INSERTING));
+        let mut third = features(Nic::new(&found), &file);
+        third.restore();
+        assert!(third.device.is_on(STRIPPING[0]));
+        let other = Features::of(Nic::default(), "eth0", 8, &file);
+        assert!(other.off.is_empty());
+    }
+}

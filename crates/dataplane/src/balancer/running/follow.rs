@@ -1,0 +1,84 @@
+//! The port changes while the balancer runs: another link-layer address, away, made again.
+
+use std::io;
+
+use bpf_abi::balancer::BalancerNodeValue;
+
+use super::{Balancer, features_file};
+use crate::balancer::hook;
+use crate::bpffs;
+use crate::error::DataplaneError;
+use crate::netlink::Link;
+
+/// What became of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// Nothing.
+    Same,
+    /// It has another link-layer address, whose frames are taken now.
+    Readdressed,
+    /// It is gone, and our program with it; the maps stay.
+    Away,
+    /// The program is on the interface that has the port's name now.
+    Attached,
+}
+
+impl Balancer {
+    /// Follows the port to what `link` says of it now; `None` if there is no interface of its name.
+    ///
+    /// # Errors
+    /// If the hook of a new interface is taken, tags cannot be had in its frames, or the kernel refuses something; no
+    /// frame is balanced then, and the next call tries again.
+    pub fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
+        let Some(link) = link else {
+            // Nothing is left to be turned on again.
+            self.features.forget();
+            let was_away = std::mem::replace(&mut self.away, true);
+            return Ok(if was_away { Followed::Same } else { Followed::Away });
+        };
+        if self.away || link.ifindex != self.link.ifindex {
+            self.away = true;
+            self.take_new_port(link)?;
+            self.away = false;
+            return Ok(Followed::Attached);
+        }
+        if link.mac == self.link.mac {
+            return Ok(Followed::Same);
+        }
+        self.readdress(link)?;
+        self.link = link.clone();
+        Ok(Followed::Readdressed)
+    }
+
+    /// The maps are as they were; only the program has to go where the name is now.
+    fn take_new_port(&mut self, link: &Link) -> Result<(), DataplaneError> {
+        hook::is_ours(link, &bpffs::versions(&self.pins))?;
+        if link.ifindex != self.link.ifindex {
+            self.give_up_link()?;
+            self.features.forget();
+            self.features = self.features.like(link, &features_file(&self.config));
+            self.link = link.clone();
+        }
+        self.features.leave_tags_in()?;
+        self.features.turn_filters_off();
+        self.readdress(link)?;
+        self.link = link.clone();
+        self.attach()
+    }
+
+    fn readdress(&mut self, link: &Link) -> Result<(), DataplaneError> {
+        let node = self.state.maps.node()?;
+        self.state.maps.set_node(&BalancerNodeValue { mac: link.mac, ..node })
+    }
+
+    /// The pinned link is of an interface that has no name of ours any more: dead, or to be let go of.
+    fn give_up_link(&self) -> Result<(), DataplaneError> {
+        let pin = hook::pin(&self.pins, &self.link.name);
+        match std::fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DataplaneError::system("remove", pin.display().to_string(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
