@@ -28,8 +28,8 @@ mac = "02:00:00:00:00:0c"
 struct Namespace(String);
 
 impl Namespace {
-    fn new() -> Self {
-        let namespace = Self(format!("weir-bal-{}", std::process::id()));
+    fn new(test: &str) -> Self {
+        let namespace = Self(format!("weir-{test}-{}", std::process::id()));
         let name = namespace.0.as_str();
         run(&["ip", "netns", "add", name]);
         for arguments in [
@@ -78,23 +78,24 @@ struct Balancer<'a> {
     server: String,
 }
 
+/// A balancer on the port of the namespace, as far as its configuration.
+fn command(namespace: &Namespace, directory: &Path, mode: &str, on_stop: &str) -> Command {
+    let config = format!(
+        "[node]\nname = \"{}\"\nstate_dir = \"state\"\n[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         token_file = \"token\"\n[balancer]\ninterface = \"eth0\"\nmode = \"{mode}\"\non_stop = \"{on_stop}\"\n\
+         services = \"vips.toml\"\nflow_entries = 1024\ntable_memory_mib = 1\n",
+        namespace.0
+    );
+    write(&directory.join("balancer.toml"), &config);
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_weir"));
+    command.args(["balancer", "--config"]).arg(directory.join("balancer.toml"));
+    command
+}
+
 impl<'a> Balancer<'a> {
     fn start(namespace: &'a Namespace, directory: &'a Path, on_stop: &str, more: &[&str]) -> Self {
-        let config = format!(
-            "[node]\nname = \"{}\"\nstate_dir = \"state\"\n[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
-             token_file = \"token\"\n[balancer]\ninterface = \"eth0\"\nmode = \"generic\"\non_stop = \"{on_stop}\"\n\
-             services = \"vips.toml\"\nflow_entries = 1024\ntable_memory_mib = 1\n",
-            namespace.0
-        );
-        write(&directory.join("balancer.toml"), &config);
-        let mut child = namespace
-            .command(env!("CARGO_BIN_EXE_weir"))
-            .args(["balancer", "--config"])
-            .arg(directory.join("balancer.toml"))
-            .args(more)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = command(namespace, directory, "generic", on_stop);
+        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         let server = log.by_ref().map(Result::unwrap).find_map(|line| {
@@ -144,7 +145,7 @@ const FLOW: [&str; 6] =
 
 #[test]
 fn a_balancer_lives_is_changed_and_ends() {
-    let namespace = Namespace::new();
+    let namespace = Namespace::new("bal");
     let directory = tempfile::tempdir().unwrap();
     write(&directory.path().join("token"), TOKEN);
     write(&directory.path().join("vips.toml"), VIPS);
@@ -192,4 +193,41 @@ fn a_balancer_lives_is_changed_and_ends() {
     assert_eq!(balancer.end("-TERM"), Some(0));
     let link = Command::new("ip").args(["-n", &namespace.0, "link", "show", "eth0"]).output().unwrap();
     assert!(!String::from_utf8_lossy(&link.stdout).contains("xdp"));
+}
+
+#[test]
+fn a_port_with_jumbo_frames_is_refused_with_a_way_out() {
+    let namespace = Namespace::new("jumbo");
+    let directory = tempfile::tempdir().unwrap();
+    write(&directory.path().join("token"), TOKEN);
+    write(&directory.path().join("vips.toml"), VIPS);
+    for end in ["eth0", "eth1"] {
+        run(&["ip", "-n", &namespace.0, "link", "set", end, "mtu", "9000"]);
+    }
+    let refused = command(&namespace, directory.path(), "native", "keep").output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("eth0 (MTU 9000) refuses XDP") && said.contains("lower its MTU"), "{said}");
+    let left = Path::new("/sys/fs/bpf/weir").join(&namespace.0);
+    assert!(!left.exists(), "a start that fails leaves nothing");
+
+    // The two ways out that it names.
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &[]);
+    assert_eq!(balancer.end("-TERM"), Some(0));
+    for end in ["eth0", "eth1"] {
+        run(&["ip", "-n", &namespace.0, "link", "set", end, "mtu", "3498"]);
+    }
+    let mut native = command(&namespace, directory.path(), "native", "detach").spawn().unwrap();
+    let attached = || {
+        let link = Command::new("ip").args(["-n", &namespace.0, "link", "show", "eth0"]).output().unwrap();
+        String::from_utf8_lossy(&link.stdout).contains(" xdp ")
+    };
+    let there = (0..200).any(|_| {
+        attached() || {
+            std::thread::sleep(Duration::from_millis(100));
+            false
+        }
+    });
+    run(&["kill", &native.id().to_string()]);
+    assert_eq!((native.wait().unwrap().code(), there), (Some(0), true));
 }
