@@ -94,8 +94,11 @@ fn command(namespace: &Namespace, directory: &Path, mode: &str, on_stop: &str) -
 
 impl<'a> Balancer<'a> {
     fn start(namespace: &'a Namespace, directory: &'a Path, on_stop: &str, more: &[&str]) -> Self {
-        let mut command = command(namespace, directory, "generic", on_stop);
-        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(namespace, directory, command(namespace, directory, "generic", on_stop).args(more))
+    }
+
+    fn run(namespace: &'a Namespace, directory: &'a Path, command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         let server = log.by_ref().map(Result::unwrap).find_map(|line| {
@@ -217,17 +220,25 @@ fn a_port_with_jumbo_frames_is_refused_with_a_way_out() {
     for end in ["eth0", "eth1"] {
         run(&["ip", "-n", &namespace.0, "link", "set", end, "mtu", "3498"]);
     }
-    let mut native = command(&namespace, directory.path(), "native", "detach").spawn().unwrap();
-    let attached = || {
-        let link = Command::new("ip").args(["-n", &namespace.0, "link", "show", "eth0"]).output().unwrap();
-        String::from_utf8_lossy(&link.stdout).contains(" xdp ")
-    };
-    let there = (0..200).any(|_| {
-        attached() || {
-            std::thread::sleep(Duration::from_millis(100));
-            false
-        }
-    });
-    run(&["kill", &native.id().to_string()]);
-    assert_eq!((native.wait().unwrap().code(), there), (Some(0), true));
+    let mut native = command(&namespace, directory.path(), "native", "detach");
+    let balancer = Balancer::run(&namespace, directory.path(), &mut native);
+    let link = Command::new("ip").args(["-n", &namespace.0, "link", "show", "eth0"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&link.stdout).contains(" xdp "));
+    assert_eq!(balancer.end("-TERM"), Some(0));
+}
+
+#[test]
+fn a_stop_during_the_start_takes_down_what_was_built() {
+    let namespace = Namespace::new("early");
+    let directory = tempfile::tempdir().unwrap();
+    write(&directory.path().join("token"), TOKEN);
+    write(&directory.path().join("vips.toml"), VIPS);
+    let mut command = command(&namespace, directory.path(), "generic", "detach");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.by_ref().any(|line| line.contains("VIPs read")), "it says what it starts with");
+    run(&["kill", "-TERM", &child.id().to_string()]);
+    let said: Vec<String> = log.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said:#?}");
+    assert!(!Path::new("/sys/fs/bpf/weir").join(&namespace.0).exists(), "{said:#?}");
 }
