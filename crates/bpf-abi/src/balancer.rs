@@ -11,10 +11,14 @@ pub const VIP_ENTRIES: usize = 16_384;
 pub const VIPS: usize = 4096;
 /// Entries of the backend table: an index is a slot's value.
 pub const BACKENDS: usize = 65_536;
-/// Slot of a table, or of a VIP without a backend: the last index is never given to a backend.
-pub const NO_BACKEND: u16 = 0xffff;
-/// Slots in one [`TableChunk`].
+/// Slots of two octets in one [`TableChunk`].
 pub const CHUNK_SLOTS: u32 = 32;
+/// Slots of one octet in one [`TableChunk`].
+pub const CHUNK_OCTETS: u32 = 2 * CHUNK_SLOTS;
+/// Lowest bit of the chunks of a palette in [`VipValue::table`].
+pub const PALETTE_SHIFT: u32 = 28;
+/// Backends that a palette names at the most.
+pub const PALETTE_BACKENDS: usize = 256;
 /// Chunks of all tables together unless the loader says otherwise: 64 MiB.
 pub const CHUNKS: usize = 1 << 20;
 /// VIPs that each CPU remembers, a power of two.
@@ -23,6 +27,10 @@ pub const VIP_CACHE_CELLS: u32 = 512;
 pub const VTEPS: usize = 4;
 
 /// One cache line of a table of slots. A VIP's table is [`VipValue::size`] slots from the start of one chunk on.
+///
+/// A slot is the index of a backend, in two octets. In a table with a palette it is one octet, and the index stands at
+/// that place of the palette, which begins with the chunk behind the slots: half the memory, and what most packets of
+/// many VIPs wait for is whether their slot is in the processor's cache.
 pub type TableChunk = [u16; CHUNK_SLOTS as usize];
 
 /// Segment of a frame, or of a VIP: kind in the top octet, identifier in the low three.
@@ -74,11 +82,11 @@ pub struct VipValue {
     pub id: u32,
     /// `VIP_*` bits.
     pub flags: u32,
-    /// First chunk of its table.
+    /// First chunk of its table; from [`PALETTE_SHIFT`] on, how many chunks its palette has, 0 if it has none.
     pub table: u32,
-    /// Slots of its table; 0 if it has none.
+    /// Slots of its table; 0 if it has none, because no backend takes new flows.
     pub size: u32,
-    /// First chunk of the table that flows keep to which are older than the drain.
+    /// Likewise the table that flows keep to which are older than the drain.
     pub previous_table: u32,
     /// Slots of the previous table; 0 when nothing is kept.
     pub previous_size: u32,

@@ -44,19 +44,34 @@ impl FlowHash {
     #[inline(always)]
     pub const fn of_words(
         &self,
-        [s0, s1, s2, s3]: [u32; 4],
-        [d0, d1, d2, d3]: [u32; 4],
+        source: [u32; 4],
+        destination: [u32; 4],
         segment: u32,
         ports: u32,
         protocol: u32,
     ) -> u32 {
-        let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10] = self.keys;
-        let source = product(s0, k0).wrapping_add(product(s1, k1)).wrapping_add(product(s2, k2));
-        let source = source.wrapping_add(product(s3, k3));
+        self.of_parts(self.destination_part(destination, segment, protocol), source, ports)
+    }
+
+    /// What all flows to a destination have in common, for [`of_parts`](Self::of_parts).
+    #[must_use]
+    #[inline(always)]
+    pub const fn destination_part(&self, [d0, d1, d2, d3]: [u32; 4], segment: u32, protocol: u32) -> u64 {
+        let [_, _, _, _, k4, k5, k6, k7, k8, _, k10] = self.keys;
         let destination = product(d0, k4).wrapping_add(product(d1, k5)).wrapping_add(product(d2, k6));
         let destination = destination.wrapping_add(product(d3, k7));
-        let rest = product(segment, k8).wrapping_add(product(ports, k9)).wrapping_add(product(protocol, k10));
-        (self.start.wrapping_add(source).wrapping_add(destination).wrapping_add(rest) >> 32) as u32
+        let rest = product(segment, k8).wrapping_add(product(protocol, k10));
+        self.start.wrapping_add(destination).wrapping_add(rest)
+    }
+
+    /// [`of_words`](Self::of_words) of the rest of a flow, and its [`destination_part`](Self::destination_part).
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_parts(&self, destination_part: u64, [s0, s1, s2, s3]: [u32; 4], ports: u32) -> u32 {
+        let [k0, k1, k2, k3, _, _, _, _, _, k9, _] = self.keys;
+        let source = product(s0, k0).wrapping_add(product(s1, k1)).wrapping_add(product(s2, k2));
+        let source = source.wrapping_add(product(s3, k3));
+        (destination_part.wrapping_add(source).wrapping_add(product(ports, k9)) >> 32) as u32
     }
 }
 

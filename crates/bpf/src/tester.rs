@@ -71,12 +71,16 @@ pub fn bounce_xdp(context: XdpContext) -> u32 {
     if start + 12 > context.data_end() {
         return xdp_action::XDP_DROP;
     }
-    // SAFETY: the check above says that both addresses are in the frame.
+    // SAFETY: the check above says that both addresses are in the frame, in words of
+    // which neither end is aligned: the limit is to be as low as it can be.
     unsafe {
-        let destination = (start as *const [u16; 3]).read_unaligned();
-        let source = ((start + 6) as *const [u16; 3]).read_unaligned();
-        (start as *mut [u16; 3]).write_unaligned(source);
-        ((start + 6) as *mut [u16; 3]).write_unaligned(destination);
+        let (high, low) = ((start as *mut u32), (start + 4) as *mut u16);
+        let (other_high, other_low) = ((start + 6) as *mut u32, (start + 10) as *mut u16);
+        let destination = (high.read_unaligned(), low.read_unaligned());
+        high.write_unaligned(other_high.read_unaligned());
+        low.write_unaligned(other_low.read_unaligned());
+        other_high.write_unaligned(destination.0);
+        other_low.write_unaligned(destination.1);
     }
     xdp_action::XDP_TX
 }

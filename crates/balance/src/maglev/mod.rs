@@ -39,7 +39,7 @@ pub use size::{TableSize, TableSizeError};
 pub const NO_MEMBER: u16 = 0xffff;
 
 /// Members of one table at most: an index is 16 bits wide and [`NO_MEMBER`] is none.
-const MOST_MEMBERS: usize = NO_MEMBER as usize;
+pub const MAX_MEMBERS: usize = NO_MEMBER as usize;
 
 /// One that may take flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Base {
     /// # Errors
     /// [`MaglevError`] for too many names, or one that occurs twice.
     pub fn new(size: TableSize, names: &[&str]) -> Result<Self, MaglevError> {
-        if names.len() > MOST_MEMBERS {
+        if names.len() > MAX_MEMBERS {
             return Err(MaglevError::TooManyMembers(names.len()));
         }
         let mut order: Vec<u16> = (0..NO_MEMBER).take(names.len()).collect();

@@ -2,16 +2,18 @@
 
 use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, NO_BACKEND,
-    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, key_digest, slot,
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_OCTETS, CHUNK_SLOTS,
+    PALETTE_SHIFT, TableChunk, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipValue, key_digest, slot,
 };
 
-use crate::headers::Address;
 use crate::maps::{BACKENDS, FLOWS, FlowWords, TABLES, VIPS, VipWords};
-use crate::packet::{Kind, Packet};
+use crate::packet::{Kind, Packet, native};
 use crate::segment::Layers;
 use crate::verifier::Aligned;
 use crate::vip_cache;
+
+/// No index: beyond the table of backends.
+const NOBODY: u32 = u32::MAX;
 
 /// What is done with a packet that is not refused.
 pub(crate) enum Choice {
@@ -57,7 +59,7 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
                 // Before the VIP table, or an old value would be taken for the new generation's.
                 // SAFETY: an aligned word of the entry of an array.
                 let generation = unsafe { (&raw const node.generation).read_volatile() };
-                vip_cache::find(generation, &key, || look_up(&key))?.ok_or(Reason::PassNoVip)?
+                vip_cache::find(node, generation, &key, || look_up(&key))?.ok_or(Reason::PassNoVip)?
             }
         },
         Kind::Fragment => match fragments()? {
@@ -151,8 +153,6 @@ impl Flow {
             protocol: u32::from(packet.protocol),
             segment: layers.segment,
         };
-        let native =
-            |[a, b, c, d]: Address| [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d)];
         let hash = node.flow_hash.of_words(
             native(key.source),
             native(key.destination),
@@ -173,13 +173,13 @@ impl Flow {
             let reason = if is_error { Reason::IcmpRelayed } else { reason };
             Chosen { vip: vip.id, index, backend, reason, remember: remember && !is_error, drain: vip.drain }
         };
-        let current = self.slot(vip.table, vip.size).ok_or(Reason::DropNotReady)?;
+        let current = named(self.hash, vip.table, vip.size).ok_or(Reason::DropNotReady)?;
         let drains = vip.previous_size != 0;
         if !is_first && (flow_table || drains) {
             if let Some((index, backend)) = self.remembered(vip, flow_table) {
                 return Ok(chosen(index, backend, Reason::ForwardedFlow, false));
             }
-            if let Some(index) = self.slot(vip.previous_table, vip.previous_size)
+            if let Some(index) = named(self.hash, vip.previous_table, vip.previous_size)
                 && index != current
                 && let Some(backend) = usable(index)
             {
@@ -189,18 +189,6 @@ impl Flow {
         let backend = usable(current).ok_or(Reason::DropNoBackend)?;
         // A first packet also replaces what is remembered of an older flow with the same addresses and ports.
         Ok(chosen(current, backend, Reason::Forwarded, flow_table || is_first && drains))
-    }
-
-    /// Index of the backend that a table names; `None` if user space has not made the table.
-    #[inline(always)]
-    fn slot(&self, table: u32, size: u32) -> Option<u32> {
-        if size == 0 {
-            return Some(u32::from(NO_BACKEND));
-        }
-        let slot = slot(self.hash, size);
-        const { assert!(CHUNK_SLOTS.is_power_of_two(), "the verifier must see the bound") };
-        let chunk = TABLES.get(table + slot / CHUNK_SLOTS)?;
-        Some(u32::from(chunk[(slot % CHUNK_SLOTS) as usize]))
     }
 
     #[inline(always)]
@@ -224,11 +212,29 @@ impl Flow {
     }
 }
 
+/// Index of the backend that a table names, [`NOBODY`] if there is no table; `None` if user space has not made it.
 #[inline(always)]
-fn usable(index: u32) -> Option<&'static BackendValue> {
-    if index == u32::from(NO_BACKEND) {
-        return None;
+pub(crate) fn named(hash: u32, table: u32, size: u32) -> Option<u32> {
+    if size == 0 {
+        return Some(NOBODY);
     }
+    let slot = slot(hash, size);
+    let first = table & ((1 << PALETTE_SHIFT) - 1);
+    const { assert!(CHUNK_SLOTS.is_power_of_two(), "the verifier must see the bounds") };
+    if table >> PALETTE_SHIFT == 0 {
+        let slots = TABLES.get(first + slot / CHUNK_SLOTS)?;
+        return Some(u32::from(slots[(slot % CHUNK_SLOTS) as usize]));
+    }
+    let slots: *const TableChunk = TABLES.get(first + slot / CHUNK_OCTETS)?;
+    // SAFETY: the octets of a chunk, which are as many.
+    let number = u32::from(unsafe { (*slots.cast::<[u8; CHUNK_OCTETS as usize]>())[(slot % CHUNK_OCTETS) as usize] });
+    let palette = TABLES.get(first + size.div_ceil(CHUNK_OCTETS) + number / CHUNK_SLOTS)?;
+    Some(u32::from(palette[(number % CHUNK_SLOTS) as usize]))
+}
+
+/// The backend of an index, if packets may be sent to it.
+#[inline(always)]
+pub(crate) fn usable(index: u32) -> Option<&'static BackendValue> {
     let backend = BACKENDS.get(index)?;
     (backend.flags & BACKEND_USABLE != 0).then_some(backend)
 }

@@ -56,6 +56,12 @@ impl Packet {
     }
 }
 
+/// The words of an address as numbers.
+#[inline(always)]
+pub(crate) const fn native([a, b, c, d]: Address) -> [u32; 4] {
+    [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d)]
+}
+
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 

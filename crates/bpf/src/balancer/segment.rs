@@ -8,16 +8,16 @@ use crate::headers::{Address, Ethernet, Ipv4, Ipv6, UDP, mapped, read_words, wor
 
 /// Ethernet II without tags.
 pub(crate) const ETHERNET: usize = 14;
-const TAG: usize = 4;
+pub(crate) const TAG: usize = 4;
 /// UDP, VXLAN or Geneve without options, and the inner Ethernet header.
 const TUNNEL: usize = 8 + 8 + ETHERNET;
 
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const DOT1Q: [u8; 2] = [0x81, 0x00];
+pub(crate) const IPV4: [u8; 2] = [0x08, 0x00];
+pub(crate) const IPV6: [u8; 2] = [0x86, 0xdd];
+pub(crate) const DOT1Q: [u8; 2] = [0x81, 0x00];
 const DOT1AD: [u8; 2] = [0x88, 0xa8];
-const VXLAN_PORT: [u8; 2] = 4789u16.to_be_bytes();
-const GENEVE_PORT: [u8; 2] = 6081u16.to_be_bytes();
+pub(crate) const VXLAN_PORT: [u8; 2] = 4789u16.to_be_bytes();
+pub(crate) const GENEVE_PORT: [u8; 2] = 6081u16.to_be_bytes();
 
 /// IP version.
 #[repr(u32)]

@@ -5,15 +5,16 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE, btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map,
 };
 use bpf_abi::BalancerReason as Reason;
-use bpf_abi::balancer::{VIP_CACHE_CELLS, VipValue};
+use bpf_abi::balancer::{BalancerNodeValue, VIP_CACHE_CELLS, VipValue};
 
 use crate::headers::Address;
 use crate::maps::VipWords;
+use crate::packet::native;
 use crate::verifier::Aligned;
 
 /// A VIP's key and value. One cache line.
 #[repr(C, align(8))]
-struct VipCell {
+pub(crate) struct VipCell {
     address: Address,
     segment: u32,
     port_protocol: u32,
@@ -26,7 +27,8 @@ struct VipCell {
     previous_table: u32,
     previous_size: u32,
     drain: u32,
-    pad: [u32; 2],
+    /// [`bpf_abi::balancer::FlowHash::destination_part`] of the VIP's flows.
+    hash: u64,
 }
 const _: () = assert!(size_of::<VipCell>() == 64);
 
@@ -38,27 +40,63 @@ static VIP_CACHE: Array<VipCell, { VIP_CACHE_CELLS as usize }, { BPF_F_MMAPABLE 
 /// The VIP's value by the table of `generation`: remembered, or asked for and then remembered.
 #[inline(always)]
 pub(crate) fn find(
+    node: &BalancerNodeValue,
     generation: u32,
     key: &Aligned<VipWords>,
     ask: impl FnOnce() -> Result<Option<VipValue>, Reason>,
 ) -> Result<Option<VipValue>, Reason> {
-    // SAFETY: no memory is touched.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some(cell) = VIP_CACHE.get_ptr_mut(cpu * VIP_CACHE_CELLS + index(&key.0)) else { return ask() };
+    let Some(cell) = cell(&key.0) else { return ask() };
     // SAFETY: this CPU's cell of an array, valid for the run of the program; programs do not preempt each other on a CPU.
     let cell = unsafe { &mut *cell };
-    if generation != 0 && cell.generation == generation && cell.is_of(&key.0) {
+    if cell.is_of(generation, &key.0) {
         return Ok(Some(cell.value()));
     }
     let Some(value) = ask()? else { return Ok(None) };
-    cell.note(generation, &key.0, &value);
+    cell.note(node, generation, &key.0, &value);
     Ok(Some(value))
+}
+
+/// The VIP of a key, if it is remembered.
+#[inline(always)]
+pub(crate) fn remembered(generation: u32, key: &VipWords) -> Option<&'static VipCell> {
+    // SAFETY: as in `find`; nothing changes the cell while the reference is in use.
+    let cell = unsafe { &*cell(key)? };
+    cell.is_of(generation, key).then_some(cell)
+}
+
+#[inline(always)]
+fn cell(key: &VipWords) -> Option<*mut VipCell> {
+    // SAFETY: no memory is touched.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    VIP_CACHE.get_ptr_mut(cpu * VIP_CACHE_CELLS + index(key))
 }
 
 impl VipCell {
     #[inline(always)]
-    fn is_of(&self, key: &VipWords) -> bool {
-        self.address == key.address && self.segment == key.segment && self.port_protocol == key.port_protocol
+    fn is_of(&self, generation: u32, key: &VipWords) -> bool {
+        generation != 0
+            && self.generation == generation
+            && self.address == key.address
+            && self.segment == key.segment
+            && self.port_protocol == key.port_protocol
+    }
+
+    /// Index of its counters.
+    #[inline(always)]
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The table and its size, if that is all there is to the choice of a backend.
+    #[inline(always)]
+    pub(crate) const fn only_table(&self) -> Option<(u32, u32)> {
+        if self.flags | self.previous_size != 0 { None } else { Some((self.table, self.size)) }
+    }
+
+    /// [`bpf_abi::balancer::FlowHash::destination_part`].
+    #[inline(always)]
+    pub(crate) const fn destination_part(&self) -> u64 {
+        self.hash
     }
 
     #[inline(always)]
@@ -78,7 +116,8 @@ impl VipCell {
     }
 
     #[inline(always)]
-    const fn note(&mut self, generation: u32, key: &VipWords, value: &VipValue) {
+    fn note(&mut self, node: &BalancerNodeValue, generation: u32, key: &VipWords, value: &VipValue) {
+        let protocol = key.port_protocol >> 16 & 0xff;
         *self = Self {
             address: key.address,
             segment: key.segment,
@@ -91,7 +130,7 @@ impl VipCell {
             previous_table: value.previous_table,
             previous_size: value.previous_size,
             drain: value.drain,
-            pad: [0; 2],
+            hash: node.flow_hash.destination_part(native(key.address), key.segment, protocol),
         };
     }
 }

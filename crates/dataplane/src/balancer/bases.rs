@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use balance::maglev::{Base, MaglevError, NO_MEMBER, TableSize};
-use bpf_abi::balancer::{NO_BACKEND, VipKey};
+use bpf_abi::balancer::VipKey;
 
 use crate::balancer::desired::{Backend, Vip};
 
@@ -23,7 +23,8 @@ pub(crate) fn table_size(vip: &Vip) -> TableSize {
 }
 
 impl Bases {
-    /// The table of a VIP whose backends have these `indices`: per slot an index, or [`NO_BACKEND`].
+    /// The table of a VIP whose backends have these `indices`: an index per slot, or no slot if no backend takes new
+    /// flows.
     ///
     /// # Errors
     /// If there are too many backends or two of one name.
@@ -34,8 +35,11 @@ impl Bases {
         let weights: Vec<u32> = order.iter().map(|(backend, _)| backend.weight).collect();
         let down: Vec<bool> = order.iter().map(|(backend, _)| !backend.usable).collect();
         let mut slots = base.table_with_down(&weights, &down);
+        if slots.first() == Some(&NO_MEMBER) {
+            return Ok(Vec::new());
+        }
         for slot in &mut slots {
-            *slot = order.get(usize::from(*slot)).map_or(NO_BACKEND, |(_, index)| *index);
+            *slot = order[usize::from(*slot)].1;
         }
         Ok(slots)
     }
@@ -57,5 +61,3 @@ impl Bases {
         Ok(&self.0[&key].base)
     }
 }
-
-const _: () = assert!(NO_MEMBER == NO_BACKEND, "nobody is nobody in both");

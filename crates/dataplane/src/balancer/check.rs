@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
+use balance::maglev::MAX_MEMBERS;
 use bpf_abi::balancer::{BACKENDS, VIPS, VipKey};
 
 use crate::balancer::desired::{Backend, HashBy, Vip};
@@ -44,7 +45,7 @@ fn check_backend_count(desired: &[Vip], errors: &mut Vec<VipError>) {
     let mut before = 0;
     let full = desired.iter().find(|vip| {
         before += vip.backends.len();
-        before >= BACKENDS
+        before > BACKENDS
     });
     errors.extend(full.map(|vip| VipError::TooManyBackends { vip: vip.id, count, waiting: 0 }));
 }
@@ -55,6 +56,9 @@ fn check_vip(vip: &Vip, vteps: &[IpAddr], errors: &mut Vec<VipError>) {
     }
     if vip.id.segment.kind().is_tunnel() && vteps.is_empty() {
         errors.push(VipError::NoVtep { vip: vip.id });
+    }
+    if vip.backends.len() > MAX_MEMBERS {
+        errors.push(VipError::TooManyOfVip { vip: vip.id, count: vip.backends.len() });
     }
     let mut names = HashSet::with_capacity(vip.backends.len());
     for backend in &vip.backends {
@@ -152,10 +156,15 @@ mod tests {
     fn limits_name_the_numbers() {
         let many: Vec<Vip> = (1..=4097).map(|n| vip(&format!("192.0.2.10:{n}/tcp"), &[])).collect();
         assert_eq!(errors(&many), [VipError::TooManyVips { count: 4097 }]);
-        let mut crowded = vip("192.0.2.10:80/tcp", &[]);
-        crowded.backends = (0..65_536).map(|n| backend(&n.to_string(), 1)).collect();
-        assert!(matches!(errors(&[crowded.clone()])[..], [VipError::TooManyBackends { count: 65_536, .. }]));
-        crowded.backends.pop();
-        assert_eq!(errors(&[crowded]), []);
+        let backends = |count: u32| (0..count).map(|n| backend(&n.to_string(), 1)).collect();
+        let of = |port: u32, count| Vip {
+            backends: backends(count),
+            ..vip(&format!("192.0.2.10:{port}/tcp"), &[])
+        };
+        assert_eq!(errors(&[of(80, 65_535), of(81, 1)]), []);
+        let crowded = errors(&[of(80, 65_535), of(81, 2)]);
+        assert!(matches!(crowded[..], [VipError::TooManyBackends { count: 65_537, .. }]), "{crowded:?}");
+        let crowded = errors(&[of(80, 65_536)]);
+        assert!(matches!(crowded[..], [VipError::TooManyOfVip { count: 65_536, .. }]), "{crowded:?}");
     }
 }

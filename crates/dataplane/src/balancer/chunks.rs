@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bpf_abi::balancer::CHUNK_SLOTS;
 use codec::Instant;
 
 /// How long a program may go on with an entry that was replaced, and then some: it runs for microseconds, but a
@@ -33,11 +32,6 @@ struct Cooling {
     until: Instant,
     first: u32,
     chunks: u32,
-}
-
-/// Chunks of a table.
-pub(crate) const fn chunks_of(slots: u32) -> u32 {
-    slots.div_ceil(CHUNK_SLOTS)
 }
 
 impl Chunks {

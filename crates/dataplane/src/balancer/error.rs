@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use balance::maglev::MAX_MEMBERS;
 use bpf_abi::balancer::{BACKENDS, VIPS};
 
 use crate::balancer::desired::{Segment, VipId};
@@ -105,7 +106,7 @@ pub enum VipError {
     },
     /// More backends than a slot can name.
     #[error(
-        "{vip}: {count} backends of all VIPs, at most {} are supported{}", BACKENDS - 1, after_drains(*.waiting)
+        "{vip}: {count} backends of all VIPs, at most {} are supported{}", BACKENDS, after_drains(*.waiting)
     )]
     TooManyBackends {
         /// The VIP for which there is no room.
@@ -114,6 +115,14 @@ pub enum VipError {
         count: usize,
         /// Former backends whose flows are not all over.
         waiting: u32,
+    },
+    /// More backends than a table can name.
+    #[error("{vip}: {count} backends, a table names at most {MAX_MEMBERS}: make two VIPs of it")]
+    TooManyOfVip {
+        /// The VIP.
+        vip: VipId,
+        /// Its backends.
+        count: usize,
     },
     /// No room for a table.
     #[error(

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use bpf_abi::FlowKey;
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BackendValue, BalancedFlowValue, FlowHash, NO_BACKEND, VIP_BY_ADDRESSES, VIP_FLOW_TABLE,
-    VipValue, slot,
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, FlowHash, VIP_BY_ADDRESSES, VIP_FLOW_TABLE, VipValue,
+    slot,
 };
 use serde::Serialize;
 
 use crate::balancer::desired::{Protocol, Segment, VipId};
+use crate::balancer::table::{self, Table};
 use crate::eid::mapped;
 
 /// A flow that somebody asks about.
@@ -38,7 +39,7 @@ pub struct Explanation {
     pub vip: Option<VipId>,
     /// Its flow hash.
     pub hash: Option<u32>,
-    /// What the table says.
+    /// What the table says; `None` if no backend takes new flows.
     pub current: Option<SlotChoice>,
     /// What the table before the last change says, while that change is fresh.
     pub previous: Option<SlotChoice>,
@@ -59,7 +60,7 @@ pub struct SlotChoice {
     pub size: u32,
     /// The flow's.
     pub slot: u32,
-    /// Index of the backend that it names; `None` for nobody.
+    /// Index of the backend that it names; `None` if the table is beyond the memory of tables.
     pub index: Option<u16>,
     /// Its name, if the backend is still of the VIP.
     pub name: Option<String>,
@@ -102,8 +103,8 @@ pub(crate) trait LookUp {
     fn vip(&self, id: &VipId) -> Result<Option<VipValue>, Self::Error>;
     /// Start of the flow hash.
     fn seed(&self) -> Result<u32, Self::Error>;
-    /// A slot of the table of `size` slots from chunk `first` on; `None` if user space has not made it.
-    fn slot(&self, first: u32, size: u32, slot: u32) -> Option<u16>;
+    /// The index in a slot of a table; `None` if user space has not made it.
+    fn slot(&self, table: Table, slot: u32) -> Option<u16>;
     /// The backend of an index.
     fn backend(&self, index: u16) -> Result<BackendValue, Self::Error>;
     /// Where a flow is remembered.
@@ -148,8 +149,8 @@ pub(crate) fn explain<L: LookUp>(maps: &L, query: &FlowQuery) -> Result<Explanat
     let Some(value) = entry else { return Ok(no_vip(&id, &maps.others(&id))) };
     let key = query.key(value.flags & VIP_BY_ADDRESSES != 0);
     let hash = FlowHash::of_seed(maps.seed()?).of(&key);
-    let current = choice(maps, &id, hash, value.table, value.size)?;
-    let previous = choice(maps, &id, hash, value.previous_table, value.previous_size)?;
+    let current = choice(maps, &id, hash, table::current(&value))?;
+    let previous = choice(maps, &id, hash, table::previous(&value))?;
     let flow_table = value.flags & VIP_FLOW_TABLE != 0;
     let counts = |flow: &BalancedFlowValue| flow_table || flow.drain == value.drain;
     let remembered = match maps.flow(&key)?.filter(counts) {
@@ -189,18 +190,13 @@ fn no_vip(id: &VipId, others: &[VipId]) -> Explanation {
     }
 }
 
-fn choice<L: LookUp>(
-    maps: &L,
-    vip: &VipId,
-    hash: u32,
-    first: u32,
-    size: u32,
-) -> Result<Option<SlotChoice>, L::Error> {
+fn choice<L: LookUp>(maps: &L, vip: &VipId, hash: u32, table: Table) -> Result<Option<SlotChoice>, L::Error> {
+    let size = table.size;
     if size == 0 {
         return Ok(None);
     }
     let slot = slot(hash, size);
-    let index = maps.slot(first, size, slot).filter(|index| *index != NO_BACKEND);
+    let index = maps.slot(table, slot);
     let usable = match index {
         Some(index) => maps.backend(index)?.flags & BACKEND_USABLE != 0,
         None => false,
@@ -210,7 +206,7 @@ fn choice<L: LookUp>(
 }
 
 fn remembered<L: LookUp>(maps: &L, vip: &VipId, flow: &BalancedFlowValue) -> Result<Remembered, L::Error> {
-    let index = u16::try_from(flow.backend).ok().filter(|index| *index != NO_BACKEND);
+    let index = u16::try_from(flow.backend).ok();
     let valid = match index {
         Some(index) => {
             let backend = maps.backend(index)?;
@@ -236,11 +232,8 @@ fn decide(
     previous: &Option<SlotChoice>,
     remembered: &Option<Remembered>,
 ) -> Decided {
-    let Some(current) = current else {
-        let because = "the VIP has no backends, so no table".to_owned();
-        return Decided { verdict: Verdict::DropNoBackend, backend: None, because };
-    };
-    let moved = previous.as_ref().filter(|previous| previous.index != current.index);
+    let now = current.as_ref().and_then(|current| current.index);
+    let moved = previous.as_ref().filter(|previous| previous.index != now);
     let remembered = remembered.as_ref().filter(|remembered| remembered.valid);
     if !first && (flow_table || previous.is_some()) {
         if let Some(remembered) = remembered {
@@ -258,6 +251,10 @@ fn decide(
             return Decided { verdict: Verdict::ForwardedPrevious, backend, because };
         }
     }
+    let Some(current) = current else {
+        let because = "the VIP has no table: no backend has a weight and is usable".to_owned();
+        return Decided { verdict: Verdict::DropNoBackend, backend: None, because };
+    };
     let (slot, size) = (current.slot, current.size);
     match (current.index, current.usable) {
         (Some(_), true) => Decided {
@@ -273,7 +270,7 @@ fn decide(
         (None, _) => Decided {
             verdict: Verdict::DropNoBackend,
             backend: None,
-            because: format!("slot {slot} of {size} names nobody: no backend has a weight and is usable"),
+            because: format!("slot {slot} of {size} is beyond the memory of tables"),
         },
     }
 }
@@ -309,8 +306,8 @@ mod tests {
             Ok(7)
         }
 
-        fn slot(&self, first: u32, size: u32, slot: u32) -> Option<u16> {
-            (slot < size).then_some(u16::from(first == 8))
+        fn slot(&self, table: Table, slot: u32) -> Option<u16> {
+            (slot < table.size).then_some(u16::from(table.first() == 8))
         }
 
         fn backend(&self, index: u16) -> Result<BackendValue, Infallible> {

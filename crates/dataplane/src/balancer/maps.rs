@@ -7,13 +7,14 @@ use std::sync::atomic::{Ordering, fence};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use bpf_abi::balancer::{
-    BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, CHUNK_SLOTS, FlowHash, NO_BACKEND,
-    TableChunk, TunnelValue, VipKey, VipValue,
+    BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, FlowHash, TableChunk, TunnelValue,
+    VipKey, VipValue,
 };
 use bpf_abi::{BalancerReason, FlowKey};
 use codec::Instant;
 
-use crate::balancer::observed::{Memory, Observed, Write};
+use crate::balancer::observed::{Observed, Write};
+use crate::balancer::table::Memory;
 use crate::error::DataplaneError;
 use crate::maps::{absent, by_reason, of, take};
 
@@ -66,7 +67,7 @@ impl Maps {
             let (key, value) = entry.map_err(of("BALANCER_VIPS"))?;
             observed.found(key, value);
         }
-        for index in 0..NO_BACKEND {
+        for index in 0..=u16::MAX {
             let at = u32::from(index);
             let backend = self.backends.get(&at, 0).map_err(of("BACKENDS"))?;
             let identity = self.identities.get(&at, 0).map_err(of("IDENTITIES"))?;
@@ -107,7 +108,7 @@ impl Maps {
                 let zero = zero(self.cpus)?;
                 self.vip_counters.set(*id, zero, 0).map_err(of("VIP_COUNTERS"))
             }
-            Write::Table(first, slots) => self.tables.fill(*first, slots),
+            Write::Table(table, chunks) => self.tables.fill(table.first(), chunks),
             // At once: what is written next may be what no program may see that goes by the old value.
             Write::Vip(key, value) => {
                 self.vips.insert(key, value, 0).map_err(of("BALANCER_VIPS"))?;
@@ -228,8 +229,7 @@ fn found<V>(result: Result<V, MapError>, map: &'static str) -> Result<Option<V>,
 
 /// The tables of slots, in this process's memory. Only this process writes them; programs only read.
 pub(crate) struct TableMemory {
-    slots: NonNull<u16>,
-    octets: usize,
+    start: NonNull<TableChunk>,
     chunks: u32,
 }
 
@@ -257,51 +257,51 @@ impl TableMemory {
         if address == libc::MAP_FAILED {
             return Err(DataplaneError::last("map", "TABLES"));
         }
-        let slots = NonNull::new(address.cast()).ok_or_else(|| DataplaneError::last("map", "TABLES"))?;
-        Ok(Self { slots, octets, chunks })
+        let start = NonNull::new(address.cast()).ok_or_else(|| DataplaneError::last("map", "TABLES"))?;
+        Ok(Self { start, chunks })
     }
 
     /// Octets of all tables together.
     pub(crate) const fn octets(&self) -> u64 {
-        self.octets as u64
+        self.chunks as u64 * size_of::<TableChunk>() as u64
     }
 
-    fn fill(&mut self, first: u32, slots: &[u16]) -> Result<(), DataplaneError> {
+    fn fill(&mut self, first: u32, chunks: &[TableChunk]) -> Result<(), DataplaneError> {
         let beyond = || DataplaneError::Map {
             map: "TABLES",
             source: MapError::OutOfBounds { index: first, max_entries: self.chunks },
         };
-        let start = self.start(first, slots.len()).ok_or_else(beyond)?;
-        // SAFETY: `start` checked that the slots are within the mapping; the source is memory of Rust's, elsewhere.
-        unsafe { std::ptr::copy_nonoverlapping(slots.as_ptr(), start.as_ptr(), slots.len()) };
+        let start = self.at(first, chunks.len()).ok_or_else(beyond)?;
+        // SAFETY: `at` checked that the chunks are within the mapping; the source is memory of Rust's, elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(chunks.as_ptr(), start.as_ptr(), chunks.len()) };
         // The entry that names the table is replaced by a system call after this.
         fence(Ordering::Release);
         Ok(())
     }
 
-    /// Address of a table, if it is within the mapping.
-    fn start(&self, first: u32, size: usize) -> Option<NonNull<u16>> {
-        let offset = first as usize * CHUNK_SLOTS as usize;
-        let end = offset.checked_add(size)?;
-        if end > self.octets / size_of::<u16>() {
+    /// Address of a chunk, if it and those behind it, `count` in all, are within the mapping.
+    fn at(&self, first: u32, count: usize) -> Option<NonNull<TableChunk>> {
+        let end = (first as usize).checked_add(count)?;
+        if end > self.chunks as usize {
             return None;
         }
         // SAFETY: within the mapping, as was just checked.
-        Some(unsafe { self.slots.add(offset) })
+        Some(unsafe { self.start.add(first as usize) })
     }
 }
 
 impl Memory for TableMemory {
-    fn slots(&self, first: u32, size: u32) -> Option<&[u16]> {
-        let start = self.start(first, size as usize)?;
+    fn chunks(&self, first: u32, count: u32) -> Option<&[TableChunk]> {
+        let start = self.at(first, count as usize)?;
         // SAFETY: within the mapping, aligned as chunks are, and written only through `&mut self`: programs only read.
-        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), size as usize) })
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), count as usize) })
     }
 }
 
 impl Drop for TableMemory {
     fn drop(&mut self) {
+        let octets = self.chunks as usize * size_of::<TableChunk>();
         // SAFETY: the mapping that `map` made, of that size; no slice outlives its borrow of this value.
-        unsafe { libc::munmap(self.slots.as_ptr().cast(), self.octets) };
+        unsafe { libc::munmap(self.start.as_ptr().cast(), octets) };
     }
 }

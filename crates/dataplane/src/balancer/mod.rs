@@ -17,6 +17,7 @@ mod running;
 mod samples;
 mod self_test;
 mod state;
+mod table;
 
 pub use check::check;
 pub use desired::{

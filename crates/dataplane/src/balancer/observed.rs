@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bpf_abi::balancer::{BACKEND_USABLE, BackendValue, TunnelValue, VipKey, VipValue};
+use bpf_abi::balancer::{BACKEND_USABLE, BackendValue, TableChunk, TunnelValue, VipKey, VipValue};
 use codec::Instant;
 
-use crate::balancer::chunks::{Chunks, chunks_of};
+use crate::balancer::chunks::Chunks;
+use crate::balancer::table::{Table, tables_of};
 
 /// One write to one map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,18 +21,12 @@ pub(crate) enum Write {
     Backend(u16, BackendValue),
     /// Zero the counters of an id that may have had another VIP.
     ResetVip(u32),
-    /// Fill free chunks from the first one on.
-    Table(u32, Vec<u16>),
+    /// Fill the free chunks of a table.
+    Table(Table, Vec<TableChunk>),
     /// Insert into `BALANCER_VIPS`, or replace.
     Vip(VipKey, VipValue),
     /// Remove from `BALANCER_VIPS`.
     RemoveVip(VipKey),
-}
-
-/// Slots as the kernel has them.
-pub(crate) trait Memory {
-    /// A table of `size` slots from a chunk on; `None` beyond the memory.
-    fn slots(&self, first: u32, size: u32) -> Option<&[u16]>;
 }
 
 /// The state of the kernel's maps.
@@ -50,13 +45,6 @@ pub(crate) struct Observed {
     pub(crate) retired: BTreeMap<u16, Instant>,
     pub(crate) last_serial: u32,
     pub(crate) last_generation: u32,
-}
-
-/// Tables of an entry: first chunk and slots of the current and the previous one.
-pub(crate) fn tables_of(value: &VipValue) -> impl Iterator<Item = (u32, u32)> + use<> {
-    [(value.table, value.size), (value.previous_table, value.previous_size)]
-        .into_iter()
-        .filter(|(_, size)| *size > 0)
 }
 
 /// Key of the entry that takes the fragments of a VIP's address.
@@ -93,8 +81,8 @@ impl Observed {
 
     /// Notes an entry that was found in place.
     pub(crate) fn found(&mut self, key: VipKey, value: VipValue) {
-        for (first, size) in tables_of(&value) {
-            self.chunks.take(first, chunks_of(size));
+        for table in tables_of(&value) {
+            self.chunks.take(table.first(), table.chunks());
         }
         self.record(&Write::Vip(key, value), Instant::ZERO);
     }
@@ -108,15 +96,12 @@ impl Observed {
                 self.last_serial = self.last_serial.max(value.serial);
                 self.backends.insert(*index, *value);
             }
-            Write::Table(first, slots) => {
-                let size = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-                self.chunks.take(*first, chunks_of(size));
-            }
+            Write::Table(table, _) => drop(self.chunks.take(table.first(), table.chunks())),
             Write::Vip(key, value) => {
                 self.last_generation = self.last_generation.max(value.generation);
                 let before = self.vips.insert(*key, *value);
                 // First the new ones, so that a table that stays is never without an entry.
-                tables_of(value).for_each(|(first, _)| self.chunks.publish(first));
+                tables_of(value).for_each(|table| self.chunks.publish(table.first()));
                 self.withdraw(before, now);
                 if value.previous_size == 0 {
                     self.drains.remove(key);
@@ -143,8 +128,8 @@ impl Observed {
     }
 
     fn withdraw(&mut self, before: Option<VipValue>, now: Instant) {
-        for (first, _) in before.iter().flat_map(tables_of) {
-            self.chunks.withdraw(first, now);
+        for table in before.iter().flat_map(tables_of) {
+            self.chunks.withdraw(table.first(), now);
         }
     }
 

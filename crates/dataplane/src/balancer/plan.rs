@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use balance::maglev::MaglevError;
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BackendValue, NO_BACKEND, TableChunk, TunnelValue, VIP_BY_ADDRESSES, VIP_ECHO,
+    BACKEND_USABLE, BACKENDS, BackendValue, TableChunk, TunnelValue, VIP_BY_ADDRESSES, VIP_ECHO,
     VIP_FLOW_TABLE, VIPS, VipKey, VipValue,
 };
 use codec::Instant;
 
-use crate::balancer::bases::{Bases, table_size};
-use crate::balancer::chunks::{Chunks, GRACE, chunks_of};
+use crate::balancer::bases::Bases;
+use crate::balancer::chunks::{Chunks, GRACE};
 use crate::balancer::desired::{Backend, HashBy, Vip};
 use crate::balancer::error::VipError;
 use crate::balancer::identity::identity;
-use crate::balancer::observed::{Memory, Observed, Write, address_of, fragments_of, is_vip, tables_of};
+use crate::balancer::observed::{Observed, Write, address_of, fragments_of, is_vip};
+use crate::balancer::table::{self, Form, Memory, Table, tables_of};
 use crate::eid::mapped;
 
 /// Octets of a chunk.
@@ -91,7 +92,7 @@ struct Planner<'a, M> {
     /// Indices of wanted backends.
     in_use: BTreeSet<u16>,
     /// Where to look for a free index.
-    next_index: u16,
+    next_index: u32,
     last_serial: u32,
     last_generation: u32,
     /// Entries of the VIP table that stay or come.
@@ -107,13 +108,6 @@ struct Planner<'a, M> {
     /// Previous tables that stay longer than was planned, and until when.
     extended: Vec<(Table, Instant)>,
     plan: Plan,
-}
-
-/// A table of a VIP.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Table {
-    first: u32,
-    size: u32,
 }
 
 impl<'a, M: Memory> Planner<'a, M> {
@@ -187,14 +181,15 @@ impl<'a, M: Memory> Planner<'a, M> {
 
     fn new_index(&mut self, vip: &Vip, identity: u128) -> Result<u16, VipError> {
         let owners = self.observed.owners();
-        let free = (self.next_index..NO_BACKEND).find(|index| !owners.contains_key(index));
+        let all = (self.next_index..).take_while(|index| (*index as usize) < BACKENDS);
+        let free =
+            all.filter_map(|index| u16::try_from(index).ok()).find(|index| !owners.contains_key(index));
         let index = free.ok_or_else(|| VipError::TooManyBackends {
             vip: vip.id,
             count: self.in_use.len() + 1,
             waiting: u32::try_from(owners.len().saturating_sub(self.in_use.len())).unwrap_or(u32::MAX),
         })?;
-        // The last index is never given away, so there is a next one.
-        self.next_index = index + 1;
+        self.next_index = u32::from(index) + 1;
         self.plan.writes.push(Write::Identity(index, identity));
         if self.observed.backends.contains_key(&index) {
             self.plan.writes.push(Write::ResetBackend(index));
@@ -233,7 +228,7 @@ impl<'a, M: Memory> Planner<'a, M> {
     /// The entry of a VIP, but for its generation.
     fn value(&mut self, key: VipKey, vip: &Vip, indices: &[u16]) -> Result<VipValue, VipError> {
         let before = self.observed.vips.get(&key).copied();
-        let current = before.map_or_else(Table::default, |v| Table { first: v.table, size: v.size });
+        let current = before.as_ref().map_or_else(Table::default, table::current);
         let table = self.table(vip, indices, current)?;
         let (previous, drain) = self.drain(key, vip, before, current, table);
         let id = before.map_or_else(|| self.new_id(), |before| before.id);
@@ -244,33 +239,37 @@ impl<'a, M: Memory> Planner<'a, M> {
         Ok(VipValue {
             id,
             flags,
-            table: table.first,
+            table: table.named,
             size: table.size,
-            previous_table: previous.first,
+            previous_table: previous.named,
             previous_size: previous.size,
             drain,
             ..VipValue::default()
         })
     }
 
-    /// The table in place if it says what is wanted, or a new one.
+    /// The table in place if it says what is wanted, or a new one; none if no backend takes new flows.
     fn table(&mut self, vip: &Vip, indices: &[u16], current: Table) -> Result<Table, VipError> {
-        if indices.is_empty() {
-            self.plan.tables += usize::from(current.size > 0);
-            return Ok(Table::default());
-        }
-        let slots = self.bases.slots(vip, indices).map_err(|error| refused(vip, error))?;
-        let there = if self.observed.chunks.is_table(current.first) { current.size } else { 0 };
-        let there = self.memory.slots(current.first, there).unwrap_or_default();
-        if there == slots {
-            return Ok(current);
+        let wanted = match indices {
+            [] => Vec::new(),
+            indices => self.bases.slots(vip, indices).map_err(|error| refused(vip, error))?,
+        };
+        let is_there = self.observed.chunks.is_table(current.first());
+        let there = Some(current).filter(|_| is_there).and_then(|current| self.memory.slots(current));
+        let there = there.unwrap_or_default();
+        if there == wanted {
+            return Ok(if wanted.is_empty() { Table::default() } else { current });
         }
         self.plan.tables += 1;
-        self.plan.moved_slots += moved(there, &slots);
-        let size = table_size(vip).get();
-        let first = self.chunks.allocate(chunks_of(size)).ok_or_else(|| self.full(vip, size))?;
-        self.tables.push(Write::Table(first, slots));
-        Ok(Table { first, size })
+        self.plan.moved_slots += moved(&there, &wanted);
+        if wanted.is_empty() {
+            return Ok(Table::default());
+        }
+        let form = Form::of(&wanted);
+        let first = self.chunks.allocate(form.len()).ok_or_else(|| self.full(vip, form.len()))?;
+        let table = form.at(first);
+        self.tables.push(Write::Table(table, form.chunks));
+        Ok(table)
     }
 
     /// The table that flows older than the drain keep to, and the drain's number.
@@ -286,9 +285,10 @@ impl<'a, M: Memory> Planner<'a, M> {
         table: Table,
     ) -> (Table, u32) {
         let none = (Table::default(), 0);
-        let Some(before) = before.filter(|_| table.size > 0) else { return none };
-        let previous = Table { first: before.previous_table, size: before.previous_size };
-        let drains = previous.size > 0 && self.observed.chunks.is_table(previous.first);
+        // Without backends there is none that a flow could keep to. With backends of which none takes new flows there is.
+        let Some(before) = before.filter(|_| !vip.backends.is_empty()) else { return none };
+        let previous = table::previous(&before);
+        let drains = previous.size > 0 && self.observed.chunks.is_table(previous.first());
         if current == table {
             if drains {
                 // Begun by an earlier process: nobody knows when.
@@ -303,7 +303,7 @@ impl<'a, M: Memory> Planner<'a, M> {
         let kept = if drains {
             self.extended.push((previous, self.now + vip.drain));
             (previous, before.drain)
-        } else if current.size > 0 && self.observed.chunks.is_table(current.first) {
+        } else if current.size > 0 && self.observed.chunks.is_table(current.first()) {
             (current, self.new_drain())
         } else {
             return none;
@@ -329,13 +329,14 @@ impl<'a, M: Memory> Planner<'a, M> {
         id
     }
 
-    fn full(&self, vip: &Vip, size: u32) -> VipError {
+    fn full(&self, vip: &Vip, chunks: u32) -> VipError {
         let octets = |chunks: u32| u64::from(chunks) * CHUNK_OCTETS;
-        let previous = self.observed.vips.iter().filter(|(key, _)| is_vip(key)).map(|(_, v)| v.previous_size);
-        let waiting = previous.map(chunks_of).sum::<u32>() + self.chunks.cooling();
+        let vips = self.observed.vips.iter().filter(|(key, _)| is_vip(key));
+        let previous = vips.map(|(_, value)| table::previous(value).chunks());
+        let waiting = previous.sum::<u32>() + self.chunks.cooling();
         VipError::TableMemory {
             vip: vip.id,
-            needed: octets(chunks_of(size)),
+            needed: octets(chunks),
             free: octets(self.chunks.free()),
             waiting: octets(waiting),
             all: octets(self.chunks.total()),
@@ -398,8 +399,8 @@ impl<'a, M: Memory> Planner<'a, M> {
     fn named_longer(&self) -> Vec<(BTreeSet<u16>, Instant)> {
         let of = |(table, end): &(Table, Instant)| {
             let mut is_named = vec![false; usize::from(u16::MAX) + 1];
-            for index in self.memory.slots(table.first, table.size).unwrap_or_default() {
-                is_named[usize::from(*index)] = true;
+            for index in self.memory.slots(*table).unwrap_or_default() {
+                is_named[usize::from(index)] = true;
             }
             let named = (0..=u16::MAX).filter(|index| is_named[usize::from(*index)]);
             (named.collect(), *end)
@@ -418,7 +419,7 @@ impl<'a, M: Memory> Planner<'a, M> {
 fn refused(vip: &Vip, error: MaglevError) -> VipError {
     match error {
         MaglevError::Twice(backend) => VipError::BackendTwice { vip: vip.id, backend },
-        MaglevError::TooManyMembers(count) => VipError::TooManyBackends { vip: vip.id, count, waiting: 0 },
+        MaglevError::TooManyMembers(count) => VipError::TooManyOfVip { vip: vip.id, count },
     }
 }
 
@@ -431,5 +432,5 @@ fn moved(before: &[u16], after: &[u16]) -> u64 {
 
 /// Octets of the tables of an entry.
 pub(crate) fn table_octets(value: &VipValue) -> u64 {
-    tables_of(value).map(|(_, size)| u64::from(chunks_of(size)) * CHUNK_OCTETS).sum()
+    tables_of(value).map(|table| u64::from(table.chunks()) * CHUNK_OCTETS).sum()
 }

@@ -13,10 +13,11 @@ use crate::balancer::explain::{self, Explanation, FlowQuery, LookUp};
 use crate::balancer::hook::{self, Tags};
 use crate::balancer::identity::identity;
 use crate::balancer::maps::Maps;
-use crate::balancer::observed::{Memory, Observed, is_vip};
+use crate::balancer::observed::{Observed, is_vip};
 use crate::balancer::plan::{CHUNK_OCTETS, Placed, table_octets};
 use crate::balancer::self_test::self_test;
 use crate::balancer::state::{Applied, State};
+use crate::balancer::table::{self, Memory, Table};
 use crate::bpffs::{self, Owner};
 use crate::dataplane::OnStop;
 use crate::eid::{mapped, unmapped};
@@ -263,8 +264,8 @@ impl Balancer {
         let of_vip = |(key, placed): (&_, &Placed)| {
             let value = self.state.observed.vips.get(key)?;
             let mut counts: HashMap<u16, u32> = HashMap::new();
-            for index in self.state.maps.tables().slots(value.table, value.size)? {
-                *counts.entry(*index).or_default() += 1;
+            for index in self.state.maps.tables().slots(table::current(value))? {
+                *counts.entry(index).or_default() += 1;
             }
             let names = placed.vip.backends.iter().map(|backend| backend.name.clone());
             let slots = placed.indices.iter().map(|index| counts.get(index).copied().unwrap_or_default());
@@ -300,8 +301,8 @@ impl LookUp for Balancer {
         Ok(self.state.maps.node()?.seed)
     }
 
-    fn slot(&self, first: u32, size: u32, slot: u32) -> Option<u16> {
-        self.state.maps.tables().slots(first, size)?.get(slot as usize).copied()
+    fn slot(&self, table: Table, slot: u32) -> Option<u16> {
+        self.state.maps.tables().slot(table, slot)
     }
 
     fn backend(&self, index: u16) -> Result<BackendValue, DataplaneError> {
@@ -339,8 +340,8 @@ fn node_value(config: &BalancerConfig) -> Result<BalancerNodeValue, DataplaneErr
 fn in_place(observed: &Observed, maps: &Maps) -> HashMap<u128, InPlace> {
     let mut slots: BTreeMap<u16, u32> = BTreeMap::new();
     for (_, value) in observed.vips.iter().filter(|(key, _)| is_vip(key)) {
-        for index in maps.tables().slots(value.table, value.size).unwrap_or_default() {
-            *slots.entry(*index).or_default() += 1;
+        for index in maps.tables().slots(table::current(value)).unwrap_or_default() {
+            *slots.entry(index).or_default() += 1;
         }
     }
     let of = |(index, identity): (&u16, &u128)| {

@@ -5,6 +5,7 @@ use bpf_abi::balancer::{BACKEND_USABLE, BackendValue, BalancerNodeValue, VipKey,
 
 use crate::balancer::maps::Maps;
 use crate::balancer::observed::Write;
+use crate::balancer::table::Form;
 use crate::eid::mapped;
 use crate::error::DataplaneError;
 use crate::object::{BALANCER, BalancerMapOptions, load_balancer, load_program};
@@ -51,11 +52,13 @@ fn fill(object: &mut Ebpf) -> Result<(), DataplaneError> {
     maps.set_node(&BalancerNodeValue { mac: PORT, ..BalancerNodeValue::default() })?;
     let address = mapped([192, 0, 2, 10].into());
     let key = VipKey { address, segment: 0, port: 80_u16.to_be_bytes(), protocol: 6, pad: 0 };
-    let vip = VipValue { table: 1, size: 251, ..VipValue::default() };
+    let form = Form::of(&[INDEX; 251]);
+    let table = form.at(1);
+    let vip = VipValue { table: table.named, size: table.size, ..VipValue::default() };
     let backend = BackendValue { mac: BACKEND, flags: BACKEND_USABLE, segment: 0, serial: 1 };
     let writes = [
         Write::Backend(INDEX, backend),
-        Write::Table(1, vec![INDEX; 251]),
+        Write::Table(table, form.chunks),
         Write::Vip(key, vip.stamped(&key, 1)),
     ];
     writes.iter().try_for_each(|write| maps.write(write))

@@ -9,8 +9,9 @@ use crate::balancer::bases::Bases;
 use crate::balancer::check::check;
 use crate::balancer::desired::Vip;
 use crate::balancer::maps::{Maps, TableMemory};
-use crate::balancer::observed::{Memory, Observed, Write};
+use crate::balancer::observed::{Observed, Write};
 use crate::balancer::plan::{InForce, Plan, plan};
+use crate::balancer::table::Memory;
 use crate::error::DataplaneError;
 
 /// What a change came to.
@@ -130,18 +131,17 @@ mod tests {
     use std::time::Duration;
 
     use balance::maglev::{Base, NO_MEMBER, TableSize};
-    use bpf_abi::balancer::{
-        BackendValue, CHUNK_SLOTS, NO_BACKEND, VIP_BY_ADDRESSES, VIP_ECHO, VipKey, VipValue,
-    };
+    use bpf_abi::balancer::{BackendValue, TableChunk, VIP_BY_ADDRESSES, VIP_ECHO, VipKey, VipValue};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::balancer::chunks::{GRACE, chunks_of};
+    use crate::balancer::chunks::GRACE;
     use crate::balancer::desired::HashBy;
     use crate::balancer::error::VipError;
     use crate::balancer::identity::identity;
-    use crate::balancer::observed::{address_of, fragments_of, is_vip, tables_of};
+    use crate::balancer::observed::{address_of, fragments_of, is_vip};
     use crate::balancer::samples::vip;
+    use crate::balancer::table::{Table, current, tables_of};
 
     const CHUNKS: u32 = 512;
 
@@ -149,11 +149,11 @@ mod tests {
     #[derive(Clone, Default)]
     struct Kernel {
         now: Instant,
-        slots: Vec<u16>,
+        chunks: Vec<TableChunk>,
         vips: BTreeMap<VipKey, VipValue>,
         backends: BTreeMap<u16, BackendValue>,
         identities: BTreeMap<u16, u128>,
-        /// Until when a program may go on reading what is not named any more: slots, and indices.
+        /// Until when a program may go on reading what is not named any more: chunks, and indices.
         read_until: Vec<(Instant, std::ops::Range<usize>)>,
         named_until: HashMap<u16, Instant>,
         writes: Vec<Write>,
@@ -162,23 +162,18 @@ mod tests {
     }
 
     impl Memory for Kernel {
-        fn slots(&self, first: u32, size: u32) -> Option<&[u16]> {
-            let start = first as usize * CHUNK_SLOTS as usize;
-            self.slots.get(start..start + size as usize)
+        fn chunks(&self, first: u32, count: u32) -> Option<&[TableChunk]> {
+            self.chunks.get(first as usize..(first + count) as usize)
         }
     }
 
     impl Kernel {
         fn new() -> Self {
-            Self { slots: vec![0; CHUNKS as usize * CHUNK_SLOTS as usize], ..Self::default() }
+            Self { chunks: vec![TableChunk::default(); CHUNKS as usize], ..Self::default() }
         }
 
-        fn tables(value: &VipValue) -> Vec<std::ops::Range<usize>> {
-            let range = |(first, size): (u32, u32)| {
-                let start = first as usize * CHUNK_SLOTS as usize;
-                start..start + size as usize
-            };
-            tables_of(value).map(range).collect()
+        fn places(value: &VipValue) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+            tables_of(value).map(place)
         }
 
         /// A table that is named before it is written, or names a backend that is nobody's, is a packet lost.
@@ -188,28 +183,31 @@ mod tests {
                 self.vips.values().all(|other| other.generation != value.generation),
                 "a second {value:?}"
             );
-            for range in Self::tables(value) {
-                for index in self.slots[range].iter().filter(|index| **index != NO_BACKEND) {
-                    assert!(self.identities.contains_key(index), "{index} has no owner");
-                    assert_ne!(self.backends[index].serial, 0);
-                }
+            for index in tables_of(value).flat_map(|table| self.slots(table).unwrap()) {
+                assert!(self.identities.contains_key(&index), "{index} has no owner");
+                assert_ne!(self.backends[&index].serial, 0);
             }
         }
 
         fn withdraw(&mut self, value: Option<VipValue>) {
             let until = self.now + GRACE;
-            for range in value.iter().flat_map(Self::tables) {
-                for index in &self.slots[range.clone()] {
-                    self.named_until.insert(*index, until);
+            for table in value.iter().flat_map(tables_of) {
+                for index in self.slots(table).unwrap() {
+                    self.named_until.insert(index, until);
                 }
-                self.read_until.push((until, range));
+                self.read_until.push((until, place(table)));
             }
         }
 
         fn named(&self) -> BTreeSet<u16> {
-            let tables = self.vips.values().flat_map(Self::tables);
-            tables.flat_map(|range| self.slots[range].to_vec()).filter(|index| *index != NO_BACKEND).collect()
+            let tables = self.vips.values().flat_map(tables_of);
+            tables.flat_map(|table| self.slots(table).unwrap()).collect()
         }
+    }
+
+    fn place(table: Table) -> std::ops::Range<usize> {
+        let first = table.first() as usize;
+        first..first + table.chunks() as usize
     }
 
     impl Target for Kernel {
@@ -243,20 +241,16 @@ mod tests {
                         "{value:?} after {before:?}"
                     );
                 }
-                Write::Table(first, slots) => {
-                    let start = *first as usize * CHUNK_SLOTS as usize;
-                    let range = start..start + slots.len();
-                    let overlaps = |other: &std::ops::Range<usize>| {
-                        // Chunks, not slots: the rest of the last one is the table's, too.
-                        let end = other.end.next_multiple_of(CHUNK_SLOTS as usize);
-                        range.start < end && other.start < range.end
-                    };
+                Write::Table(table, chunks) => {
+                    let range = place(*table);
+                    let overlaps =
+                        |other: &std::ops::Range<usize>| range.start < other.end && other.start < range.end;
                     assert!(
-                        !self.vips.values().flat_map(Self::tables).any(|live| overlaps(&live)),
+                        !self.vips.values().flat_map(Self::places).any(|live| overlaps(&live)),
                         "{write:?}"
                     );
                     assert!(!self.read_until.iter().any(|(until, read)| *until > self.now && overlaps(read)));
-                    self.slots[range].copy_from_slice(slots);
+                    self.chunks[range].copy_from_slice(chunks);
                 }
                 Write::Vip(key, value) => {
                     self.publish(key, value);
@@ -317,8 +311,7 @@ mod tests {
         }
 
         fn table(&self, vip: &Vip) -> Vec<u16> {
-            let value = self.value(vip);
-            self.state.maps.slots(value.table, value.size).unwrap().to_vec()
+            self.state.maps.slots(current(&self.value(vip))).unwrap()
         }
 
         fn index(&self, vip: &Vip, backend: &str) -> u16 {
@@ -333,11 +326,8 @@ mod tests {
             let down: Vec<bool> = vip.backends.iter().map(|b| !b.usable).collect();
             let size = vip.table_size.unwrap_or_else(|| TableSize::default_for(names.len()));
             let table = Base::new(size, &names).unwrap().table_with_down(&weights, &down);
-            let index = |member: u16| match member {
-                NO_MEMBER => NO_BACKEND,
-                member => self.index(vip, names[usize::from(member)]),
-            };
-            table.into_iter().map(index).collect()
+            let members = table.into_iter().take_while(|member| *member != NO_MEMBER);
+            members.map(|member| self.index(vip, names[usize::from(member)])).collect()
         }
 
         fn check(&self, desired: &[Vip]) {
@@ -375,7 +365,7 @@ mod tests {
             Write::Identity(0, 1),
             Write::Backend(0, BackendValue::default()),
             Write::ResetVip(0),
-            Write::Table(0, Vec::new()),
+            Write::Table(Table::default(), Vec::new()),
             Write::Vip(VipKey::default(), VipValue::default()),
             Write::Vip(VipKey::default(), VipValue::default()),
         ]
@@ -450,6 +440,22 @@ mod tests {
         let later = Instant::from_secs(10) + GRACE;
         world.at(later).handle_timeout(later).unwrap();
         assert_eq!(world.state.maps.identities.len(), 1);
+    }
+
+    #[test]
+    fn a_vip_without_a_backend_for_new_flows_keeps_the_old_ones() {
+        let mut world = World::new();
+        world.apply(Instant::ZERO, &[web(&[("a", 1), ("b", 1)])]);
+        let first = world.value(&web(&[]));
+        let drained = [web(&[("a", 0), ("b", 0)])];
+        world.apply(Instant::ZERO, &drained);
+        let second = world.value(&drained[0]);
+        assert_eq!((second.size, second.previous_table), (0, first.table));
+        assert_eq!(world.apply(Instant::ZERO, &drained), Applied::default());
+        world.apply(Instant::ZERO, &[web(&[("a", 1), ("b", 0)])]);
+        assert_eq!(world.value(&drained[0]).previous_table, first.table, "the oldest stays");
+        world.apply(Instant::ZERO, &[web(&[])]);
+        assert_eq!(world.value(&drained[0]).previous_size, 0, "nobody is left");
     }
 
     #[test]
@@ -549,12 +555,12 @@ mod tests {
         world.apply(Instant::ZERO, std::slice::from_ref(&good));
         let before = world.state.maps.vips.clone();
         let mut large = small(vip("192.0.2.11:80/tcp", &[("a", 1)]));
-        large.table_size = Some(TableSize::new(16_381).unwrap());
+        large.table_size = Some(TableSize::new(32_749).unwrap());
         let error =
             world.at(SECOND_IN).apply(SECOND_IN, &[web(&[("b", 1)]), large.clone()], &[]).unwrap_err();
-        assert!(error.to_string().contains("192.0.2.11:80/tcp: its table needs 32768 octets"), "{error}");
+        assert!(error.to_string().contains("192.0.2.11:80/tcp: its table needs 32832 octets"), "{error}");
         assert!(matches!(&error, DataplaneError::Vips(errors)
-            if matches!(errors[..], [VipError::TableMemory { needed: 32_768, all: 32_768, .. }])));
+            if matches!(errors[..], [VipError::TableMemory { needed: 32_832, all: 32_768, .. }])));
         let twice = [good.clone(), web(&[("c", 1)])];
         assert!(world.at(SECOND_IN).apply(SECOND_IN, &twice, &[]).is_err());
         assert_eq!(world.writes(), []);
@@ -663,7 +669,8 @@ mod tests {
                 world.at(now).handle_timeout(now).unwrap();
             }
             let kernel = &world.state.maps;
-            let live: u32 = kernel.vips.iter().filter(|(key, _)| is_vip(key)).map(|(_, v)| chunks_of(v.size)).sum();
+            let live: u32 =
+                kernel.vips.iter().filter(|(key, _)| is_vip(key)).map(|(_, v)| current(v).chunks()).sum();
             prop_assert_eq!(world.state.observed.chunks.free(), CHUNKS - live);
             prop_assert!(kernel.vips.values().all(|value| value.previous_size == 0));
             let wanted: usize = world.state.in_force.values().map(|placed| placed.indices.len()).sum();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Result, ensure};
 use balance::maglev::{Base, Member, TableSize, table};
 use bpf_abi::balancer::segment::NONE;
-use bpf_abi::balancer::{FlowHash, NO_BACKEND, slot};
+use bpf_abi::balancer::{FlowHash, slot};
 
 use crate::frames::{ACK, Flow, Ip, flow, frame, vip};
 use crate::kernel::Kernel;
@@ -23,10 +23,7 @@ fn names(count: usize) -> Vec<String> {
 
 /// Member to backend.
 fn slots(table: &[u16]) -> Vec<u16> {
-    table
-        .iter()
-        .map(|member| if *member == NO_BACKEND { NO_BACKEND } else { member + FIRST as u16 })
-        .collect()
+    table.iter().map(|member| member + FIRST as u16).collect()
 }
 
 fn site(backends: usize, slots: &[u16]) -> State {

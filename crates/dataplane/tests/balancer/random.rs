@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 use bpf_abi::BalancerReason;
 use bpf_abi::balancer::segment::{DOT1AD, DOT1Q, GENEVE, KIND, NONE, VXLAN};
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BalancedFlowValue, FlowHash, NO_BACKEND, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE,
-    VipKey,
+    BACKEND_USABLE, BalancedFlowValue, FlowHash, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VipKey,
 };
 
 use crate::frames::tunnel::{Outer, vtep};
@@ -74,7 +73,7 @@ fn address(random: &mut Random, v6: bool) -> IpAddr {
 /// Every segment has backends of its own: indices from 10 times its place on.
 fn backend(random: &mut Random, segment: usize) -> u16 {
     match random.below(12) {
-        0 => NO_BACKEND,
+        0 => 0xffff,
         1 => (10 * segment + 9) as u16,
         _ => 10 * segment as u16 + random.below(BACKENDS as usize) as u16,
     }
@@ -118,6 +117,7 @@ fn site(random: &mut Random) -> State {
             flags,
             slots: &slots(random, at),
             previous: &previous,
+            palette: random.percent(50),
         });
     }
     let without_echo = random.percent(20);

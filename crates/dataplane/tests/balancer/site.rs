@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bpf_abi::FlowKey;
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, CHUNK_SLOTS, FlowHash, NO_BACKEND,
-    TunnelValue, VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VTEPS, VipKey, VipValue, segment,
+    BACKEND_USABLE, BackendValue, BalancedFlowValue, BalancerNodeValue, FlowHash, TunnelValue,
+    VIP_BY_ADDRESSES, VIP_ECHO, VIP_FLOW_TABLE, VTEPS, VipKey, VipValue, segment,
 };
 use dataplane::mapped;
 
@@ -64,6 +64,8 @@ pub(crate) struct Vip<'a> {
     pub(crate) flags: u32,
     pub(crate) slots: &'a [u16],
     pub(crate) previous: &'a [u16],
+    /// The tables have palettes.
+    pub(crate) palette: bool,
 }
 
 impl Default for Vip<'_> {
@@ -77,6 +79,7 @@ impl Default for Vip<'_> {
             flags: 0,
             slots: &[CURRENT as u16; 64],
             previous: &[],
+            palette: false,
         }
     }
 }
@@ -102,21 +105,46 @@ impl State {
         Self { node, ..Self::default() }
     }
 
-    /// First chunk and size of a new table.
+    /// First chunk and size of a new table of indices.
     pub(crate) fn add_table(&mut self, slots: &[u16]) -> (u32, u32) {
+        (self.add_octets(&octets(slots)), slots.len() as u32)
+    }
+
+    /// Likewise with a palette, in which only every third place is used: an index where its number is.
+    pub(crate) fn add_table_with_palette(&mut self, slots: &[u16]) -> (u32, u32) {
+        let mut palette: Vec<u16> = Vec::new();
+        let mut number = |index: &u16| {
+            let at = palette.iter().position(|known| known == index).unwrap_or_else(|| {
+                palette.extend([0xbad, 0xbad, *index]);
+                palette.len() - 1
+            });
+            u8::try_from(at).unwrap()
+        };
+        let numbers: Vec<u8> = slots.iter().map(&mut number).collect();
+        let first = self.add_octets(&numbers);
+        let palette_first = self.add_octets(&octets(&palette));
+        assert_eq!(palette_first, first + numbers.len().div_ceil(64) as u32);
+        let palette_chunks = palette.len().div_ceil(32) as u32;
+        (first | palette_chunks << 28, slots.len() as u32)
+    }
+
+    /// The first of the new chunks that hold these octets.
+    fn add_octets(&mut self, octets: &[u8]) -> u32 {
         let first = self.chunks.keys().next_back().map_or(0, |last| last + 1);
-        for (chunk, slots) in (first..).zip(slots.chunks(CHUNK_SLOTS as usize)) {
-            let mut all = [NO_BACKEND; CHUNK_SLOTS as usize];
-            all[..slots.len()].copy_from_slice(slots);
-            self.chunks.insert(chunk, all);
+        for (chunk, octets) in (first..).zip(octets.chunks(64)) {
+            let mut all = [0xff; 64];
+            all[..octets.len()].copy_from_slice(octets);
+            let word = |at: usize| u16::from_ne_bytes([all[2 * at], all[2 * at + 1]]);
+            self.chunks.insert(chunk, std::array::from_fn(word));
         }
-        (first, slots.len() as u32)
+        first
     }
 
     /// The VIP, its address's entry, and the one for fragments if it takes them.
     pub(crate) fn add_vip(&mut self, vip: Vip<'_>) {
-        let (table, size) = self.add_table(vip.slots);
-        let (previous_table, previous_size) = self.add_table(vip.previous);
+        let add = if vip.palette { Self::add_table_with_palette } else { Self::add_table };
+        let (table, size) = add(self, vip.slots);
+        let (previous_table, previous_size) = add(self, vip.previous);
         let value = VipValue {
             id: vip.id,
             flags: vip.flags,
@@ -185,6 +213,10 @@ impl State {
     pub(crate) fn unusable(self, backend: u32) -> Self {
         self.with(|state| state.backends.get_mut(&backend).unwrap().flags = 0)
     }
+}
+
+fn octets(words: &[u16]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
 /// One VIP in one segment for both families and all protocols on port 80, backends behind it.

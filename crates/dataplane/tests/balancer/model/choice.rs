@@ -1,8 +1,7 @@
 //! Rule 8: the backend.
 
 use bpf_abi::balancer::{
-    BACKEND_USABLE, BalancedFlowValue, CHUNK_SLOTS, CHUNKS, FlowHash, NO_BACKEND, VIP_FLOW_TABLE, VipValue,
-    slot,
+    BACKEND_USABLE, BalancedFlowValue, CHUNKS, FlowHash, VIP_FLOW_TABLE, VipValue, slot,
 };
 use bpf_abi::{BalancerReason, FlowKey};
 
@@ -53,9 +52,16 @@ impl State {
             return None;
         }
         let slot = slot(hash, size);
-        let slots = self.chunks.get(&(table + slot / CHUNK_SLOTS)).copied().unwrap_or_default();
-        let index = slots[(slot % CHUNK_SLOTS) as usize];
-        (index != NO_BACKEND).then_some(index.into())
+        let octet = |at: u32| {
+            let chunk = self.chunks.get(&(first(table) + at / 64)).copied().unwrap_or_default();
+            chunk[(at % 64 / 2) as usize].to_ne_bytes()[(at % 2) as usize]
+        };
+        let index = |at: u32| u32::from(u16::from_ne_bytes([octet(at), octet(at + 1)]));
+        if !has_palette(table) {
+            return Some(index(2 * slot));
+        }
+        let palette = 64 * size.div_ceil(64);
+        Some(index(palette + 2 * u32::from(octet(slot))))
     }
 
     fn usable(&self, index: u32) -> bool {
@@ -72,5 +78,14 @@ impl State {
 
 /// The flow's slot is within the memory of tables.
 fn made(vip: &VipValue, hash: u32) -> bool {
-    ((vip.table + slot(hash, vip.size) / CHUNK_SLOTS) as usize) < CHUNKS
+    let slots_in_a_chunk = if has_palette(vip.table) { 64 } else { 32 };
+    ((first(vip.table) + slot(hash, vip.size) / slots_in_a_chunk) as usize) < CHUNKS
+}
+
+const fn has_palette(table: u32) -> bool {
+    table >= 1 << 28
+}
+
+const fn first(table: u32) -> u32 {
+    table % (1 << 28)
 }

@@ -1,7 +1,6 @@
 //! Rule 8: first packets, the flow table, the previous table, and backends that are not usable.
 
 use bpf_abi::BalancerReason::{DropNoBackend, DropNotReady, Forwarded, ForwardedFlow, ForwardedPrevious};
-use bpf_abi::balancer::NO_BACKEND;
 use bpf_abi::balancer::segment::{DOT1Q, NONE};
 use bpf_abi::{BalancerReason, FlowKey};
 
@@ -149,31 +148,26 @@ fn lost() -> Vec<Case> {
     add("current and previous lost, flow table", none.flow_table(), &ack, DropNoBackend, None);
     let previous_lost = || moved().unusable(PREVIOUS);
     add("previous lost, ACK", previous_lost(), &ack, Forwarded, Some(CURRENT));
-    let nobody = || plain().previous(u32::from(NO_BACKEND));
-    add("previous table without backends, ACK", nobody(), &ack, Forwarded, Some(CURRENT));
+    let last = || plain().previous(0xffff).with(|state| state.add_backend(0xffff, NONE, false));
+    add("previous table names the last index, ACK", last(), &ack, ForwardedPrevious, Some(0xffff));
+    add("previous table names the last index, lost", last().unusable(0xffff), &ack, Forwarded, Some(CURRENT));
     let known = moved().remembers(key, OTHER).unusable(OTHER);
     add("known on a lost one, previous there", known, &ack, ForwardedPrevious, Some(PREVIOUS));
     let known = previous_lost().remembers(key, OTHER);
     add("previous lost, known", known.clone(), &ack, ForwardedFlow, Some(OTHER));
     add("previous and known lost", known.unusable(OTHER), &ack, Forwarded, Some(CURRENT));
     // The previous backend may come back before the drain ends: what begins now has to be known then.
-    for (name, state) in [("previous lost, SYN", previous_lost()), ("previous names nobody, SYN", nobody())] {
-        cases.push(sent(name, &state, syn.clone(), Forwarded, CURRENT).remembers(key, CURRENT));
-    }
+    let lost = sent("previous lost, SYN", &previous_lost(), syn, Forwarded, CURRENT);
+    cases.push(lost.remembers(key, CURRENT));
     cases
 }
 
-/// VIPs without a table, or with slots that name nobody.
+/// VIPs without a table, or with one that is not there.
 fn no_table() -> Vec<Case> {
     let key = flow_key(&flow(false), TCP, NONE);
     let ack = frame(&[], &flow(false).tcp(ACK));
     let syn = frame(&[], &flow(false).tcp(SYN));
     let empty = || plain().change(VIP, |vip| (vip.table, vip.size) = (0, 0));
-    let mut nobody = State::node();
-    for index in [CURRENT, PREVIOUS, OTHER, u32::from(NO_BACKEND)] {
-        nobody.add_backend(index, NONE, false);
-    }
-    nobody.add_vip(Vip { slots: &[NO_BACKEND; 64], ..Vip::default() });
     let unknown = Vip { slots: &[77; 64], ..Vip::default() };
     let mut unwritten = State::node();
     unwritten.add_vip(unknown);
@@ -185,20 +179,17 @@ fn no_table() -> Vec<Case> {
         refused("no table, known, SYN", &known, syn.clone(), DropNoBackend),
         sent("no table, known", &known, ack.clone(), ForwardedFlow, OTHER),
         sent("no table, previous", &empty().previous(PREVIOUS), ack.clone(), ForwardedPrevious, PREVIOUS),
-        refused("no table, previous, SYN", &empty().previous(PREVIOUS), syn.clone(), DropNoBackend),
-        refused("slots without a backend", &nobody, ack.clone(), DropNoBackend),
-        refused("slots without a backend, SYN", &nobody, syn, DropNoBackend),
-        sent(
-            "slots without a backend, previous",
-            &nobody.previous(PREVIOUS),
-            ack.clone(),
-            ForwardedPrevious,
-            PREVIOUS,
-        ),
+        refused("no table, previous, SYN", &empty().previous(PREVIOUS), syn, DropNoBackend),
         refused("a backend that nobody wrote", &unwritten, ack.clone(), DropNoBackend),
         refused(
             "a table that is not there",
             &plain().change(VIP, |vip| vip.table = 0x0fff_ffff),
+            ack.clone(),
+            DropNotReady,
+        ),
+        refused(
+            "a table with a palette that is not there",
+            &plain().change(VIP, |vip| vip.table = 0x1fff_ffff),
             ack,
             DropNotReady,
         ),
@@ -288,12 +279,14 @@ fn by_addresses() -> Vec<Case> {
 }
 
 /// Slots of flows, computed by another implementation: a table of 1021 slots whose backends
-/// are their numbers plus 100.
+/// are their numbers plus 100; with a palette, every 85 numbers have the same.
 fn slots() -> Vec<Case> {
     let numbers: Vec<u16> = (100..1121).collect();
-    VECTORS
-        .iter()
-        .map(|(v6, protocol, flags, source_port, segment, slot)| {
+    let names: Vec<u16> = (0..1021).map(|slot| 100 + slot % 85).collect();
+    let both = [(&numbers, false, u32::MAX), (&names, true, 85)];
+    let rows = VECTORS.iter().flat_map(|row| both.map(|form| (form, row)));
+    rows
+        .map(|((slots, palette, names), (v6, protocol, flags, source_port, segment, slot))| {
             let mut state = State::node();
             for index in 100..1121 {
                 state.add_backend(index, *segment, false);
@@ -305,15 +298,17 @@ fn slots() -> Vec<Case> {
                 protocol: *protocol,
                 flags: *flags,
                 segment: *segment,
-                slots: &numbers,
+                slots,
+                palette,
                 ..Vip::default()
             });
             let packet = if *protocol == TCP { flow.tcp(SYN) } else { flow.udp() };
             let tags = [crate::frames::tag(*segment as u16 & 0xfff)];
             let frame = frame(if *segment == NONE { &[] } else { &tags }, &packet);
-            let name =
-                format!("slot {slot} of port {source_port}, protocol {protocol}, v6 {v6}, flags {flags}");
-            sent(name, &state, frame, Forwarded, 100 + slot)
+            let name = format!(
+                "slot {slot} of port {source_port}, protocol {protocol}, v6 {v6}, flags {flags}, palette {palette}"
+            );
+            sent(name, &state, frame, Forwarded, 100 + slot % names)
         })
         .collect()
 }

@@ -11,13 +11,16 @@ mod segments;
 mod tenants;
 mod tunnels;
 
+use std::net::Ipv6Addr;
+
 use anyhow::{Context, Result, ensure};
-use bpf_abi::balancer::BalancedFlowValue;
+use bpf_abi::balancer::segment::{DOT1Q, KIND, NONE};
+use bpf_abi::balancer::{BalancedFlowValue, VipKey};
 use bpf_abi::{BalancerReason, FlowKey};
 
-use crate::frames::PORT;
+use crate::frames::{ACK, Flow, Ip, PORT, frame, tag};
 use crate::kernel::{Kernel, hex};
-use crate::model::{Expected, State, Verdict};
+use crate::model::{Expected, State, TCP, UDP, Verdict};
 use crate::site::{VIP, backend_mac, serial};
 
 /// A row of the table.
@@ -125,9 +128,38 @@ impl Case {
     /// The kernel agrees with the model, which agrees with the row.
     fn check_kernel(&self, kernel: &mut Kernel) -> Result<()> {
         kernel.install(self.site.clone())?;
-        let agreed = kernel.check(&self.frame)?;
-        ensure!(agreed == self.expected(), "the row does not");
+        ensure!(kernel.check(&self.frame)? == self.expected(), "the row does not");
+        kernel.check_all()?;
+        self.check_remembered(kernel).context("the VIPs are remembered")
+    }
+
+    /// Likewise while the CPU remembers every VIP that the fast path may take.
+    fn check_remembered(&self, kernel: &mut Kernel) -> Result<()> {
+        kernel.install(self.site.clone())?;
+        let of_fast_path = |key: &&VipKey| key.port != [0; 2] && matches!(key.segment & KIND, NONE | DOT1Q);
+        for key in self.site.vips.keys().filter(of_fast_path) {
+            kernel.check(&ordinary(key)).context("an ordinary frame")?;
+        }
+        ensure!(kernel.check(&self.frame)? == self.expected(), "the row does not");
         kernel.check_all()
+    }
+}
+
+/// A frame to a VIP, of a client that no row has.
+fn ordinary(key: &VipKey) -> Vec<u8> {
+    let destination = Ipv6Addr::from(key.address).to_canonical();
+    let source = if destination.is_ipv6() { "2001:db8:c::99" } else { "198.51.100.99" };
+    let ip = Ip::new(source.parse().unwrap(), destination);
+    let destination_port = u16::from_be_bytes(key.port);
+    let flow = Flow { ip, source_port: 50_000, destination_port, payload: 30 };
+    let packet = match key.protocol {
+        TCP => flow.tcp(ACK),
+        UDP => flow.udp(),
+        _ => flow.sctp(7),
+    };
+    match key.segment {
+        NONE => frame(&[], &packet),
+        vlan => frame(&[tag((vlan & 0xfff) as u16)], &packet),
     }
 }
 

@@ -211,8 +211,6 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 const MAX_WEIGHT: u32 = 65_535;
 /// Checks in a row.
 const MAX_ROW: u8 = 100;
-/// The last index is `NO_BACKEND`.
-const MAX_BACKENDS: usize = BACKENDS - 1;
 
 /// Path of a key below another path, which may be that of the whole document.
 fn below(path: &str, key: &str) -> String {
@@ -510,8 +508,8 @@ impl Checks {
             self.problem(whole, format!("{} VIPs; at most {VIPS} are supported", vips.len()));
         }
         let backends: usize = vips.iter().map(|(_, vip)| vip.backends.len()).sum();
-        if backends > MAX_BACKENDS {
-            self.problem(whole, format!("{backends} backends; at most {MAX_BACKENDS} are supported"));
+        if backends > BACKENDS {
+            self.problem(whole, format!("{backends} backends; at most {BACKENDS} are supported"));
         }
     }
 }
