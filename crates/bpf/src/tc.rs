@@ -34,6 +34,8 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 /// `bpf_skb_adjust_room` with ENCAP flags, when the packet is marked as a tunnel's already.
 const EALREADY: i64 = 114;
+/// Likewise, with flags that the kernel does not know.
+const EINVAL: i64 = 22;
 
 impl SocketBuffer {
     /// One load of a context field. The verifier refuses a context pointer that was modified, which the compiler
@@ -47,6 +49,13 @@ impl SocketBuffer {
     fn adjust(&self, difference: i32, flags: u32) -> i64 {
         // SAFETY: the context pointer of this run; a helper reports what it refuses.
         unsafe { bpf_skb_adjust_room(self.0, difference, BPF_ADJ_ROOM_MAC, u64::from(flags)) }
+    }
+
+    /// Whether the kernel takes it for a packet of that family.
+    #[inline(always)]
+    fn is_of(&self, family: Family) -> bool {
+        // SAFETY: the context is valid for the run of the program.
+        self.field(|skb| unsafe { (*skb).protocol }) == u32::from(u16::from_ne_bytes(family.ethertype()))
     }
 }
 
@@ -168,8 +177,16 @@ impl Packet for SocketBuffer {
             Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
         };
-        match self.adjust(-(octets as i32), l3 | BPF_F_ADJ_ROOM_FIXED_GSO) {
+        let difference = -(octets as i32);
+        match self.adjust(difference, l3 | BPF_F_ADJ_ROOM_FIXED_GSO) {
             0 => Ok(()),
+            // Before Linux 6.3 there is no such flag; without it the packet keeps the protocol that it has.
+            error if error == -EINVAL && self.is_of(inner) => {
+                match self.adjust(difference, BPF_F_ADJ_ROOM_FIXED_GSO) {
+                    0 => Ok(()),
+                    _ => Err(Reason::DropAdjustRoom),
+                }
+            }
             _ => Err(Reason::DropAdjustRoom),
         }
     }

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::Server;
 use crate::role::{Readiness, RoleError, Running, Setup};
-use crate::signal::{ServiceManager, Shutdown, Trigger, shutdown, terminated};
+use crate::signal::{ServiceManager, Shutdown, Termination, Trigger, shutdown};
 use crate::store::{Store, StoreError};
 use crate::{balancer, controller, gateway, mapserver, metrics};
 
@@ -69,9 +69,11 @@ pub enum RunError {
 pub async fn run(config: Config) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown();
     let manager = ServiceManager::from_environment();
+    // Before anything is built: a start that is ended half-way takes nothing down.
+    let mut termination = Termination::catch().map_err(RunError::Signal)?;
     let started = start(config, shutdown).await?;
     manager.notify("READY=1");
-    supervise(started, &trigger, &manager).await
+    supervise(started, &trigger, &mut termination, &manager).await
 }
 
 /// A role's name and its work.
@@ -128,9 +130,14 @@ async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, V
     Ok((api, tasks))
 }
 
-async fn supervise(started: Started, trigger: &Trigger, manager: &ServiceManager) -> Result<(), RunError> {
+async fn supervise(
+    started: Started,
+    trigger: &Trigger,
+    termination: &mut Termination,
+    manager: &ServiceManager,
+) -> Result<(), RunError> {
     let Started { mut tasks, server } = started;
-    let result = first_end(&mut tasks, manager).await;
+    let result = first_end(&mut tasks, termination, manager).await;
     manager.notify("STOPPING=1");
     trigger.request();
     let stopped = stop(tasks).await;
@@ -138,15 +145,16 @@ async fn supervise(started: Started, trigger: &Trigger, manager: &ServiceManager
     result.and(stopped)
 }
 
-async fn first_end(tasks: &mut Vec<Task>, manager: &ServiceManager) -> Result<(), RunError> {
-    let signal = terminated();
-    tokio::pin!(signal);
+async fn first_end(
+    tasks: &mut Vec<Task>,
+    termination: &mut Termination,
+    manager: &ServiceManager,
+) -> Result<(), RunError> {
     let mut watchdog = manager.watchdog().map(tokio::time::interval);
     loop {
         let ends = select_all(tasks.iter_mut().map(|(_, task)| task));
         tokio::select! {
-            name = &mut signal => {
-                let name = name.map_err(RunError::Signal)?;
+            name = termination.requested() => {
                 tracing::info!(signal = name, "stopping");
                 return Ok(());
             }

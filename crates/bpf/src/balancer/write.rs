@@ -81,6 +81,7 @@ fn tunnel_v4(
     ip.checksum = checksum_after(changed.apply(ip.checksum), old, new);
     ip.ttl -= 1;
     inner(frame, Link::TunnelV4, changed, backend)?;
+    inner_source(frame, Link::TunnelV4, node)?;
     set_macs(frame, end.mac, node.mac)
 }
 
@@ -112,6 +113,7 @@ fn tunnel_v6(
     }
     ip.hop_limit -= 1;
     inner(frame, Link::TunnelV6, changed, backend)?;
+    inner_source(frame, Link::TunnelV6, node)?;
     set_macs(frame, end.mac, node.mac)
 }
 
@@ -131,12 +133,33 @@ fn inner(frame: &Frame, link: Link, changed: Changed, backend: &BackendValue) ->
         .mac(ethernet.destination, backend.mac);
     header.vni = vni;
     ethernet.destination = backend.mac;
-    // 0 says that there is none, and stays; a computed 0 is sent as all ones (RFC 768).
-    if header.checksum != 0 {
-        let checksum = changed.apply(header.checksum);
-        header.checksum = if checksum == 0 { 0xffff } else { checksum };
-    }
+    header.adjust(changed);
     Ok(())
+}
+
+/// The far end learns the inner source behind this node's endpoint: the router's there would draw the answers to this
+/// node. For itself, because all at once is more than the stack of a program holds.
+#[inline(always)]
+fn inner_source(frame: &Frame, link: Link, node: &BalancerNodeValue) -> Result<(), Reason> {
+    let at_ethernet = link.octets() - ETHERNET;
+    let header: *mut Tunnel = frame.at(at_ethernet - size_of::<Tunnel>()).ok_or(Reason::PassMalformed)?;
+    let ethernet: *mut Ethernet = frame.at(at_ethernet).ok_or(Reason::PassMalformed)?;
+    // SAFETY: `at` checked that the headers are in the frame; they do not overlap.
+    let (header, ethernet) = unsafe { (&mut *header, &mut *ethernet) };
+    header.adjust(Changed::default().mac(ethernet.source, node.mac));
+    ethernet.source = node.mac;
+    Ok(())
+}
+
+impl Tunnel {
+    /// The UDP checksum after a change. 0 says that there is none, and stays; a computed 0 is sent as all ones (RFC 768).
+    #[inline(always)]
+    fn adjust(&mut self, changed: Changed) {
+        if self.checksum != 0 {
+            let checksum = changed.apply(self.checksum);
+            self.checksum = if checksum == 0 { 0xffff } else { checksum };
+        }
+    }
 }
 
 /// Ones' complement sum of what a change does to a checksum (RFC 1624 eqn. 3), in the byte order of memory.

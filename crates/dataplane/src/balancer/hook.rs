@@ -17,6 +17,9 @@ use crate::object::BALANCER;
 
 /// libxdp's program that runs those of others one after another.
 const DISPATCHER: &str = "xdp_dispatcher";
+/// Frames of Ethernet without extensions always lie in one page.
+const PLAIN_MTU: u32 = 1500;
+
 /// Why the hook cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -52,6 +55,18 @@ pub enum HookError {
     NotNative {
         /// The interface.
         interface: String,
+    },
+    /// Frames may be longer than what the driver gives to a program in one piece.
+    #[error(
+        "the driver of {interface} (MTU {mtu}) refuses XDP for frames that do not lie in one page: lower its MTU, of a \
+         veth that of the other end as well, to 3498 or less; or take frames in the stack by `mode = \"generic\"`, which \
+         is several times slower"
+    )]
+    Jumbo {
+        /// The interface.
+        interface: String,
+        /// Its MTU; of a veth the other end's counts.
+        mtu: u32,
     },
 }
 
@@ -144,11 +159,12 @@ pub(crate) fn attach(
     mode: XdpHook,
     pin: &Path,
 ) -> Result<(), DataplaneError> {
-    let refused = |source: AttachError| match link_error(&source) {
-        Some(libc::EOPNOTSUPP) if mode == XdpHook::Native => {
-            HookError::NotNative { interface: link.name.clone() }.into()
+    let refused = |source: AttachError| match link_error(&source).and_then(|code| of_driver(code, link, mode))
+    {
+        Some(error) => error.into(),
+        None => {
+            DataplaneError::Program { program: BALANCER.to_owned(), interface: link.name.clone(), source }
         }
-        _ => DataplaneError::Program { program: BALANCER.to_owned(), interface: link.name.clone(), source },
     };
     let missing = || DataplaneError::Object { what: "program", name: BALANCER.to_owned() };
     let program: &mut Xdp = object
@@ -161,6 +177,20 @@ pub(crate) fn attach(
         XdpHook::Generic => XdpMode::Skb,
     };
     attach_xdp(program, link, flag, pin).map_err(refused)
+}
+
+/// What a driver means that refuses a program. It is `ERANGE` for the length of frames with a veth, `EINVAL` with most
+/// others, among other things.
+fn of_driver(code: i32, link: &Link, mode: XdpHook) -> Option<HookError> {
+    let interface = || link.name.clone();
+    let jumbo = HookError::Jumbo { interface: interface(), mtu: link.mtu };
+    match code {
+        _ if mode != XdpHook::Native => None,
+        libc::ERANGE => Some(jumbo),
+        libc::EINVAL | libc::EOPNOTSUPP if link.mtu > PLAIN_MTU => Some(jumbo),
+        libc::EOPNOTSUPP => Some(HookError::NotNative { interface: interface() }),
+        _ => None,
+    }
 }
 
 /// What the kernel said of a link that it refused.

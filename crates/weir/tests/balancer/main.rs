@@ -4,10 +4,13 @@
 mod network;
 mod process;
 
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use network::{Outside, tagged_arp_sender, wait_for};
-use process::{Balancer, Namespace, VIPS, directory, write};
+use process::{Balancer, Namespace, VIPS, command, directory, run, write};
 use serde_json::Value;
 
 const FLOW: [&str; 6] =
@@ -179,4 +182,45 @@ fn a_drain_from_before_a_restart_is_shown() {
     assert_eq!(balancer.json(&["get", "status"])["vips"][0]["draining"], true);
     wait_for("the metric", || balancer.metric("weir_balancer_drains") == Some(1.0));
     assert_eq!(balancer.end("-TERM"), Some(0));
+}
+
+#[test]
+fn a_port_with_jumbo_frames_is_refused_with_a_way_out() {
+    let namespace = Namespace::new("jumbo");
+    let directory = directory(VIPS);
+    for end in ["eth0", "eth1"] {
+        run(&["ip", "-n", &namespace.0, "link", "set", end, "mtu", "9000"]);
+    }
+    let refused = command(&namespace, directory.path(), "native", "keep").output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("eth0 (MTU 9000) refuses XDP") && said.contains("lower its MTU"), "{said}");
+    let left = Path::new("/sys/fs/bpf/weir").join(&namespace.0);
+    assert!(!left.exists(), "a start that fails leaves nothing");
+
+    // The two ways out that it names.
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &[]);
+    assert_eq!(balancer.end("-TERM"), Some(0));
+    for end in ["eth0", "eth1"] {
+        run(&["ip", "-n", &namespace.0, "link", "set", end, "mtu", "3498"]);
+    }
+    let mut native = command(&namespace, directory.path(), "native", "detach");
+    let balancer = Balancer::run(&namespace, directory.path(), &mut native);
+    let link = Command::new("ip").args(["-n", &namespace.0, "link", "show", "eth0"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&link.stdout).contains(" xdp "));
+    assert_eq!(balancer.end("-TERM"), Some(0));
+}
+
+#[test]
+fn a_stop_during_the_start_takes_down_what_was_built() {
+    let namespace = Namespace::new("early");
+    let directory = directory(VIPS);
+    let mut command = command(&namespace, directory.path(), "generic", "detach");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.by_ref().any(|line| line.contains("VIPs read")), "it says what it starts with");
+    run(&["kill", "-TERM", &child.id().to_string()]);
+    let said: Vec<String> = log.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said:#?}");
+    assert!(!Path::new("/sys/fs/bpf/weir").join(&namespace.0).exists(), "{said:#?}");
 }

@@ -122,8 +122,11 @@ pub(crate) fn command(namespace: &Namespace, directory: &Path, mode: &str, on_st
 
 impl<'a> Balancer<'a> {
     pub(crate) fn start(namespace: &'a Namespace, directory: &'a Path, on_stop: &str, more: &[&str]) -> Self {
-        let mut command = command(namespace, directory, "generic", on_stop);
-        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(namespace, directory, command(namespace, directory, "generic", on_stop).args(more))
+    }
+
+    pub(crate) fn run(namespace: &'a Namespace, directory: &'a Path, command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         let server = log.by_ref().map(Result::unwrap).find_map(|line| {

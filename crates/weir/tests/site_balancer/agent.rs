@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +13,8 @@ use node::config::{raw, services};
 use serde_json::{Value, json};
 
 use crate::api::{Api, wait_for};
-use crate::network::{FRONT, Network, SERVERS, TRUNK, VIP, server_address};
+use crate::network::{Network, TRUNK, server_mac};
+use crate::site::{Server, Site};
 use crate::traffic::PORT;
 
 /// Name of the VIP.
@@ -37,7 +39,7 @@ impl<'a> Agent<'a> {
         write!(file, "token-for-the-namespaces-of-a-test").unwrap();
         let api = Api::new(network.host("balancer"), Some(token));
         let mut agent = Self { network, directory, api, process: None };
-        fs::write(agent.file("services.toml"), document(weights).to_toml()).unwrap();
+        fs::write(agent.file("services.toml"), document(&network.site, weights).to_toml()).unwrap();
         fs::write(agent.file("balancer.toml"), agent.configuration().to_toml()).unwrap();
         agent.run();
         agent
@@ -64,8 +66,8 @@ impl<'a> Agent<'a> {
 
     /// Waits until every server may be sent to.
     pub(crate) fn wait_usable(&self) {
-        for (server, ..) in SERVERS {
-            self.wait_for(server, "usable", |status| status["usable"] == true && status["slots"] != 0);
+        for server in self.network.site.servers {
+            self.wait_for(server.name, "usable", |status| status["usable"] == true && status["slots"] != 0);
         }
     }
 
@@ -96,11 +98,11 @@ impl<'a> Agent<'a> {
 
     /// What `weir explain flow` says about a connection of the client.
     pub(crate) fn explain(&self, source: &str) -> Value {
-        let destination = format!("{VIP}:{PORT}");
-        let segment = format!("802.1q:{FRONT}");
+        let site = &self.network.site;
+        let destination = SocketAddr::new(site.vip(), PORT).to_string();
         let mut command = Command::new(WEIR);
         command.args(["explain", "flow", "--source", source, "--destination", &destination]);
-        command.args(["--segment", &segment, "-o", "json", "--token-file"]).arg(self.file("token"));
+        command.args(["--segment", site.front, "-o", "json", "--token-file"]).arg(self.file("token"));
         let output = self.network.host("balancer").run(|| Ok(command.output()?)).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
@@ -115,8 +117,10 @@ impl<'a> Agent<'a> {
     fn configuration(&self) -> raw::File {
         let balancer = raw::Balancer {
             interface: TRUNK.into(),
+            mode: if self.network.site.is_jumbo() { raw::XdpMode::Generic } else { raw::XdpMode::Native },
             on_stop: raw::OnStop::Keep,
             seed: 0x5eed,
+            vteps: self.vteps(),
             services: Some(self.file("services.toml").display().to_string()),
             ..raw::Balancer::default()
         };
@@ -132,36 +136,59 @@ impl<'a> Agent<'a> {
         }
     }
 
+    fn vteps(&self) -> Vec<String> {
+        let site = &self.network.site;
+        if site.has_tunnels() { vec![site.balancer_vtep().to_string()] } else { Vec::new() }
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 }
 
-/// One VIP in the front VLAN, its servers in theirs; they are resolved and checked by ARP, in VLANs that the machine has
-/// no device for.
-fn document(weights: &[(&str, u32)]) -> services::raw::Services {
-    let backend = |(name, vlan, last): (&str, u16, u8)| services::raw::Backend {
-        name: name.into(),
-        address: server_address(vlan, last).to_string(),
-        segment: Some(format!("802.1q:{vlan}")),
-        weight: weights.iter().find(|(of, _)| *of == name).map_or(100, |(_, weight)| *weight),
-        ..services::raw::Backend::default()
+/// One VIP in the front segment, its servers in theirs. In VLANs they are resolved and checked by neighbour messages, and
+/// the machine has no device for any; behind tunnels they are written down, and checked by their underlay address.
+fn document(site: &Site, weights: &[(&str, u32)]) -> services::raw::Services {
+    let backend = |server: &Server| {
+        let weight = weights.iter().find(|(of, _)| *of == server.name).map_or(100, |(_, weight)| *weight);
+        backend(site, server, weight)
     };
+    let kind = if site.has_tunnels() { services::raw::CheckKind::Tcp } else { services::raw::CheckKind::Arp };
     let health = services::raw::Health {
-        kind: services::raw::CheckKind::Arp,
+        kind,
         interval: "500ms".into(),
         timeout: "400ms".into(),
         ..services::raw::Health::default()
     };
     let vip = services::raw::Vip {
         name: NAME.into(),
-        address: VIP.to_string(),
+        address: site.vip().to_string(),
         port: PORT,
-        segment: format!("802.1q:{FRONT}"),
+        segment: site.front.into(),
         drain: "1h".into(),
         health: Some(health),
-        backends: SERVERS.into_iter().map(backend).collect(),
+        backends: site.servers.iter().map(backend).collect(),
         ..services::raw::Vip::default()
     };
     services::raw::Services { vips: vec![vip], ..services::raw::Services::default() }
+}
+
+fn backend(site: &Site, server: &Server, weight: u32) -> services::raw::Backend {
+    let of_vlan = services::raw::Backend {
+        name: server.name.into(),
+        address: site.server(server).to_string(),
+        segment: Some(server.segment.into()),
+        weight,
+        ..services::raw::Backend::default()
+    };
+    if !site.has_tunnels() {
+        return of_vlan;
+    }
+    let vtep = site.server_vtep(server).to_string();
+    services::raw::Backend {
+        address: vtep.clone(),
+        mac: Some(server_mac(server)),
+        vtep: Some(vtep),
+        ..of_vlan
+    }
 }

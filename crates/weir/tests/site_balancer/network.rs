@@ -1,15 +1,17 @@
-//! A client, its router, a switch with VLANs, a balancer on the trunk and three servers, each in a namespace.
+//! A client, its router, a switch, a balancer and servers, each in a namespace.
 //!
 //! ```text
-//! client ── router ══ switch ── balancer (trunk, no addresses)
-//!          VLANs 100, ║
-//!          200, 300   ╠═ s1, s2 (VLAN 200)
-//!                     ╚═ s3     (VLAN 300)
+//! client ── router ══ switch ── balancer (one port)
+//!     (one link per   ║
+//!      segment)       ╠═ s1
+//!                     ╚═ s2 ...
 //! ```
-//! The router sends what is for the VIP into VLAN 100, to the balancer's MAC address. Servers have the VIP on loopback
-//! and answer through the router, past the balancer.
+//! The router sends what is for the service into the front segment, to the balancer. Servers have the service's address
+//! on loopback and answer through the router, past the balancer. [`vlans`] and [`tunnels`] say how segments come about.
 
-use std::net::Ipv4Addr;
+mod tunnels;
+mod vlans;
+
 use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, XdpMode};
@@ -18,68 +20,59 @@ use lab::netns::Netns;
 use lab::process::ProcessId;
 use lab::state::State;
 
-use crate::switch::{Port, Switch};
+use crate::site::{CLIENTS, Family, Server, Site};
+use crate::switch::Switch;
+use crate::vtep::Vtep;
 
-/// The service.
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
-/// VLAN in which the VIP's frames arrive.
-pub(crate) const FRONT: u16 = 100;
 /// The balancer's port.
 pub(crate) const TRUNK: &str = "trunk";
-/// Servers, their VLANs and last octets of their addresses.
-pub(crate) const SERVERS: [(&str, u16, u8); 3] = [("s1", 200, 11), ("s2", 200, 12), ("s3", 300, 13)];
-/// Addresses of the client.
-pub(crate) const CLIENTS: u8 = 16;
+/// The balancer's link-layer address.
+pub(crate) const BALANCER_MAC: &str = "02:00:00:00:00:1b";
+/// The other end of that link.
+pub(crate) const TO_BALANCER: &str = "to-balancer";
 
-const BALANCER_MAC: &str = "02:00:00:00:00:1b";
-const MTU: u32 = 1500;
-/// Of the router's link to the client: answers of the servers do not fit, and the router says so to the VIP.
-pub(crate) const NARROW_MTU: u32 = 1280;
+/// Links that add something to packets have room for two tags, or for tunnels over IPv6.
+const ROOM: u32 = 100;
+/// Of the router's link to the client: answers of the servers do not fit, and the router says so to the service.
+const NARROW_MTU: u32 = 1280;
 
-/// Everything the test has on the machine; gone when it is dropped, also after a failure.
+/// Everything a test has on the machine; gone when it is dropped, also after a failure.
 pub(crate) struct Network {
+    /// What was built.
+    pub(crate) site: Site,
     state: State,
-    _switch: Switch,
     /// The trunk's end at the switch takes frames that a program sends back only if it has a program itself.
-    _trunk: aya::Ebpf,
+    _trunk: Option<aya::Ebpf>,
+    _switch: Switch,
+    _vteps: Vec<Vtep>,
 }
 
 impl Network {
     /// Builds it.
-    pub(crate) fn create() -> Self {
-        let id = format!("site-{}", std::process::id());
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&id);
-        std::fs::create_dir_all(&directory).unwrap();
-        let hosts = ["client", "router", "switch", "balancer", "s1", "s2", "s3"];
-        let state = State {
-            owner: ProcessId::of(std::process::id()),
-            namespaces: hosts.iter().map(|host| format!("weir-{id}-{host}")).collect(),
-            pins: vec![
-                Path::new(dataplane::bpffs::MOUNT_POINT).join("weir").join(&id),
-                Path::new("/run/weir").join(&id),
-            ],
-            directories: vec![directory],
-            id,
-            ..State::default()
+    pub(crate) fn create(site: Site) -> Self {
+        let state = prepare(&site);
+        let hosts = Hosts { id: state.id.clone() };
+        connect_client(&hosts, &site);
+        link(
+            (&hosts.get("balancer"), TRUNK, None),
+            (&hosts.get("switch"), TO_BALANCER, None),
+            site.mtu + ROOM,
+        );
+        hosts.get("balancer").ip(&["link", "set", TRUNK, "address", BALANCER_MAC]).unwrap();
+        let (ports, vteps) = if site.has_tunnels() {
+            tunnels::build(&hosts, &site)
+        } else {
+            (vlans::build(&hosts, &site), vec![])
         };
-        state.save().unwrap();
-        for namespace in &state.namespaces {
-            Netns::create(namespace).unwrap();
-        }
-        let host = |name: &str| Netns::existing(&format!("weir-{}-{name}", state.id));
-        connect_router(&host("client"), &host("router"), &host("switch"));
-        connect_balancer(&host("balancer"), &host("switch"));
-        for server in SERVERS {
-            connect_server(&host(server.0), &host("switch"), server);
-        }
-        let trunk = host("switch").run(|| Ok(pass_frames("to-balancer"))).unwrap();
-        let switch = Switch::start(&host("switch"), ports());
-        Self { state, _switch: switch, _trunk: trunk }
+        let native = !site.is_jumbo();
+        let trunk = native.then(|| hosts.get("switch").run(|| Ok(pass_frames(TO_BALANCER))).unwrap());
+        let switch = Switch::start(&hosts.get("switch"), ports);
+        Self { site, state, _trunk: trunk, _switch: switch, _vteps: vteps }
     }
 
     /// The namespace of a host.
     pub(crate) fn host(&self, name: &str) -> Netns {
-        Netns::existing(&format!("weir-{}-{name}", self.state.id))
+        Hosts { id: self.state.id.clone() }.get(name)
     }
 
     /// Where configurations and logs are.
@@ -94,7 +87,7 @@ impl Network {
 
     /// Takes a server's link down, or up again.
     pub(crate) fn set_server_link(&self, server: &str, state: &str) {
-        self.host("switch").ip(&["link", "set", &format!("to-{server}"), state]).unwrap();
+        self.host("switch").ip(&["link", "set", &to(server), state]).unwrap();
     }
 }
 
@@ -111,59 +104,115 @@ impl Drop for Network {
     }
 }
 
-/// Address of a server in its VLAN.
-pub(crate) fn server_address(vlan: u16, last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, u8::try_from(vlan / 100).unwrap(), 0, last)
+/// Namespaces by the names of their hosts.
+struct Hosts {
+    id: String,
 }
 
-fn ports() -> Vec<Port> {
-    let router = [100, 200, 300].map(|vlan| Port { interface: format!("to-router{vlan}"), vlan: Some(vlan) });
-    let servers = SERVERS.map(|(name, vlan, _)| Port { interface: format!("to-{name}"), vlan: Some(vlan) });
-    let trunk = Port { interface: "to-balancer".to_owned(), vlan: None };
-    router.into_iter().chain(servers).chain([trunk]).collect()
+impl Hosts {
+    fn get(&self, name: &str) -> Netns {
+        Netns::existing(&format!("weir-{}-{name}", self.id))
+    }
+}
+
+/// Namespaces and a directory, written down first.
+fn prepare(site: &Site) -> State {
+    let id = format!("{}-{}", site.name, std::process::id());
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&id);
+    std::fs::create_dir_all(&directory).unwrap();
+    let servers = site.servers.iter().map(|server| server.name);
+    let hosts = ["client", "router", "switch", "balancer", tunnels::FAR].into_iter().chain(servers);
+    let state = State {
+        owner: ProcessId::of(std::process::id()),
+        namespaces: hosts.map(|host| format!("weir-{id}-{host}")).collect(),
+        pins: vec![
+            Path::new(dataplane::bpffs::MOUNT_POINT).join("weir").join(&id),
+            Path::new("/run/weir").join(&id),
+        ],
+        directories: vec![directory],
+        id,
+        ..State::default()
+    };
+    state.save().unwrap();
+    for namespace in &state.namespaces {
+        let netns = Netns::create(namespace).unwrap();
+        if [site.family, site.underlay].contains(&Family::V6) {
+            speak_ipv6(&netns);
+        }
+    }
+    state
+}
+
+/// Addresses are there at once: nobody else has them.
+fn speak_ipv6(netns: &Netns) {
+    for of in ["all", "default"] {
+        let key = |name: &str| format!("net/ipv6/conf/{of}/{name}");
+        let settings = [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")];
+        for (name, value) in settings {
+            netns.sysctl(&[(&key(name), value)]).unwrap();
+        }
+    }
 }
 
 /// A link without offloads: a packet socket would see frames without checksums, and longer than the MTU.
-fn link(a: (&Netns, &str, Option<&str>), b: (&Netns, &str, Option<&str>)) {
+fn link(a: (&Netns, &str, Option<&str>), b: (&Netns, &str, Option<&str>), mtu: u32) {
     let [(end_a, name_a), (end_b, name_b)] = [(a.0, a.1), (b.0, b.1)];
     let [a, b] = [a, b].map(|(netns, name, address)| End { netns, name, address });
-    veth(a, b, MTU).unwrap();
+    veth(a, b, mtu).unwrap();
     offloads_off(end_a, name_a).unwrap();
     offloads_off(end_b, name_b).unwrap();
 }
 
-fn connect_router(client: &Netns, router: &Netns, switch: &Netns) {
-    link((client, "router", Some("10.4.0.1/24")), (router, "client", Some("10.4.0.254/24")));
-    for last in 2..=CLIENTS {
-        client.ip(&["address", "add", &format!("10.4.0.{last}/24"), "dev", "router"]).unwrap();
-    }
-    client.ip(&["route", "add", "default", "via", "10.4.0.254"]).unwrap();
-    router.ip(&["link", "set", "client", "mtu", &NARROW_MTU.to_string()]).unwrap();
-    router.sysctl(&[("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/all/send_redirects", "0")]).unwrap();
-    for vlan in [100_u16, 200, 300] {
-        let (name, address) = (format!("vlan{vlan}"), format!("10.{}.0.254/24", vlan / 100));
-        link((router, &name, Some(&address)), (switch, &format!("to-router{vlan}"), None));
-    }
-    // The balancer has no address: its MAC address stands for one.
-    let neighbour =
-        ["neigh", "add", "10.1.0.5", "lladdr", BALANCER_MAC, "dev", "vlan100", "nud", "permanent"];
-    router.ip(&neighbour).unwrap();
-    router.ip(&["route", "add", &format!("{VIP}/32"), "via", "10.1.0.5", "dev", "vlan100"]).unwrap();
+/// A server's link-layer address in its segment.
+pub(crate) fn server_mac(server: &Server) -> String {
+    format!("02:00:00:00:01:{:02x}", server.host)
 }
 
-fn connect_balancer(balancer: &Netns, switch: &Netns) {
-    link((balancer, TRUNK, None), (switch, "to-balancer", None));
-    balancer.ip(&["link", "set", TRUNK, "address", BALANCER_MAC]).unwrap();
+/// The end at the switch of a host's link.
+fn to(host: &str) -> String {
+    format!("to-{host}")
 }
 
-fn connect_server(server: &Netns, switch: &Netns, (name, vlan, last): (&str, u16, u8)) {
-    let address = format!("{}/24", server_address(vlan, last));
-    link((server, "eth0", Some(&address)), (switch, &format!("to-{name}"), None));
+fn connect_client(hosts: &Hosts, site: &Site) {
+    let (client, router) = (hosts.get("client"), hosts.get("router"));
+    let [first, gateway] = [site.client(0), site.client_router()].map(|address| site.family.on_link(address));
+    link((&client, "router", Some(&first)), (&router, "client", Some(&gateway)), site.mtu);
+    for index in 1..CLIENTS {
+        let address = site.family.on_link(site.client(index));
+        client.ip(&["address", "add", &address, "dev", "router"]).unwrap();
+    }
+    client.ip(&["route", "add", "default", "via", &site.client_router().to_string()]).unwrap();
+    // Neither does it take longer frames, and with jumbo frames it is those of the client that count.
+    if !site.is_jumbo() {
+        router.ip(&["link", "set", "client", "mtu", &NARROW_MTU.to_string()]).unwrap();
+    }
+    forward(&router);
+}
+
+fn forward(netns: &Netns) {
+    let settings = [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv4/conf/all/send_redirects", "0"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+    ];
+    netns.sysctl(&settings).unwrap();
+}
+
+/// The way to the service: through a device of the router, to a link-layer address that stands for the balancer.
+fn route_to_service(router: &Netns, site: &Site, device: &str, mac: &str) {
+    let stand_in = site.stand_in().to_string();
+    router.ip(&["neigh", "add", &stand_in, "lladdr", mac, "dev", device, "nud", "permanent"]).unwrap();
+    let service = format!("{}/{}", site.vip(), site.family.whole());
+    router.ip(&["route", "add", &service, "via", &stand_in, "dev", device]).unwrap();
+}
+
+/// The service's address on a server, which does not tell anybody about it, and its way out.
+fn become_server(server: &Netns, site: &Site, segment: &str) {
     let settings = [("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")];
     server.sysctl(&settings).unwrap();
-    server.ip(&["address", "add", &format!("{VIP}/32"), "dev", "lo"]).unwrap();
-    let router = server_address(vlan, 254).to_string();
-    server.ip(&["route", "add", "default", "via", &router]).unwrap();
+    let service = format!("{}/{}", site.vip(), site.family.whole());
+    server.ip(&["address", "add", &service, "dev", "lo"]).unwrap();
+    server.ip(&["route", "add", "default", "via", &site.router(segment).to_string()]).unwrap();
 }
 
 /// Attaches the program that leaves every frame to the stack.

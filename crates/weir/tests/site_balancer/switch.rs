@@ -1,4 +1,4 @@
-//! A VLAN switch in user space: access ports and one trunk.
+//! A VLAN switch in user space: access ports and trunks.
 //!
 //! The kernels that tests run on may have no VLAN devices. Tags are put into the octets of the frame here, which is also
 //! the only place where an XDP program sees them.
@@ -12,24 +12,29 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use lab::netns::Netns;
 
+use crate::site::{C_TAG, S_TAG, Tag};
+
 const ETHERNET: usize = 14;
-const TPID: [u8; 2] = [0x81, 0x00];
-const FRAME_MAX: usize = 2048;
+/// Octets of both addresses, behind which the tags are.
+const ADDRESSES: usize = 12;
+const TAG: usize = 4;
+/// Longest frame that ports take.
+pub(crate) const FRAME_MAX: usize = 9216;
 
 /// A port of the switch: an interface of its namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
     /// Its interface.
     pub(crate) interface: String,
-    /// VLAN of an access port; `None` is the trunk, which belongs to every VLAN.
-    pub(crate) vlan: Option<u16>,
+    /// Tags of the VLAN that an access port is in, from the outside in; `None` is a trunk, which belongs to every VLAN.
+    pub(crate) access: Option<Vec<Tag>>,
 }
 
 /// The switch; it stops when it is dropped.
@@ -63,15 +68,20 @@ impl Drop for Switch {
     }
 }
 
+/// Whole frames of one interface, all of them.
+pub(crate) struct Frames {
+    socket: OwnedFd,
+}
+
 struct Opened {
     port: Port,
-    socket: OwnedFd,
+    frames: Frames,
 }
 
 struct Switching {
     ports: Vec<Opened>,
     /// Port on which a source was seen last.
-    learned: HashMap<(u16, [u8; 6]), usize>,
+    learned: HashMap<(Vec<Tag>, [u8; 6]), usize>,
     frame: Vec<u8>,
 }
 
@@ -83,7 +93,7 @@ impl Switching {
     /// Waits a moment for frames, and forwards what there is.
     fn turn(&mut self) {
         let wait = |opened: &Opened| libc::pollfd {
-            fd: opened.socket.as_raw_fd(),
+            fd: opened.frames.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
@@ -94,26 +104,54 @@ impl Switching {
             return;
         }
         for (port, _) in waiting.iter().enumerate().filter(|(_, waited)| waited.revents & libc::POLLIN != 0) {
-            while let Some((length, tag)) = self.ports[port].receive(&mut self.frame) {
-                self.forward(port, length, tag);
+            while let Some(length) = self.ports[port].frames.receive(&mut self.frame) {
+                self.forward(port, length);
             }
         }
     }
 
-    fn forward(&mut self, from: usize, length: usize, tag: Option<u16>) {
-        let (Some(destination), Some(source)) = (mac(&self.frame, 0), mac(&self.frame, 6)) else { return };
-        let Some(vlan) = self.ports[from].port.vlan.or(tag) else { return };
-        self.learned.insert((vlan, source), from);
-        let is_group = destination[0] & 1 != 0;
-        let known = self.learned.get(&(vlan, destination)).copied().filter(|_| !is_group);
+    fn forward(&mut self, from: usize, length: usize) {
         let frame = &self.frame[..length];
+        let (Some(destination), Some(source)) = (mac(frame, 0), mac(frame, 6)) else { return };
+        let (vlan, rest) = match &self.ports[from].port.access {
+            Some(access) => (access.clone(), &frame[ADDRESSES..]),
+            None => tags_of(frame),
+        };
+        self.learned.insert((vlan.clone(), source), from);
+        let is_group = destination[0] & 1 != 0;
+        let known = self.learned.get(&(vlan.clone(), destination)).copied().filter(|_| !is_group);
         for (index, opened) in self.ports.iter().enumerate() {
-            let in_vlan = opened.port.vlan.is_none_or(|access| access == vlan);
+            let in_vlan = opened.port.access.as_ref().is_none_or(|access| *access == vlan);
             if index != from && in_vlan && known.is_none_or(|known| known == index) {
-                opened.send(frame, vlan);
+                let tags = if opened.port.access.is_some() { &[][..] } else { &vlan };
+                opened.frames.send(&with_tags(&frame[..ADDRESSES], tags, rest));
             }
         }
     }
+}
+
+/// The tags of a frame from the outside in, and what is behind them.
+fn tags_of(frame: &[u8]) -> (Vec<Tag>, &[u8]) {
+    let (mut tags, mut rest) = (Vec::new(), &frame[ADDRESSES..]);
+    while let [p0, p1, v0, v1, behind @ ..] = rest {
+        let protocol = u16::from_be_bytes([*p0, *p1]);
+        if protocol != C_TAG && protocol != S_TAG {
+            break;
+        }
+        tags.push((protocol, u16::from_be_bytes([*v0, *v1]) & 0x0fff));
+        rest = behind;
+    }
+    (tags, rest)
+}
+
+fn with_tags(addresses: &[u8], tags: &[Tag], rest: &[u8]) -> Vec<u8> {
+    let mut frame = addresses.to_vec();
+    for (protocol, vid) in tags {
+        frame.extend(protocol.to_be_bytes());
+        frame.extend(vid.to_be_bytes());
+    }
+    frame.extend(rest);
+    frame
 }
 
 fn mac(frame: &[u8], at: usize) -> Option<[u8; 6]> {
@@ -122,6 +160,13 @@ fn mac(frame: &[u8], at: usize) -> Option<[u8; 6]> {
 
 impl Opened {
     fn new(port: Port) -> io::Result<Self> {
+        Ok(Self { frames: Frames::open(&port.interface)?, port })
+    }
+}
+
+impl Frames {
+    /// Opens them in the calling thread's namespace.
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
         const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
         let all = i32::from((libc::ETH_P_ALL as u16).to_be());
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -132,7 +177,7 @@ impl Opened {
                 fd => OwnedFd::from_raw_fd(fd),
             }
         };
-        let name = std::ffi::CString::new(port.interface.clone())?;
+        let name = std::ffi::CString::new(interface)?;
         // SAFETY: a C string that outlives the call.
         let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
         // SAFETY: integers and octets, of which zero is a value.
@@ -154,13 +199,18 @@ impl Opened {
         set(&socket, PACKET_IGNORE_OUTGOING, &1_i32)?;
         set(&socket, libc::PACKET_AUXDATA, &1_i32)?;
         set(&socket, libc::PACKET_ADD_MEMBERSHIP, &member)?;
-        Ok(Self { port, socket })
+        Ok(Self { socket })
     }
 
-    /// Octets of the next frame and the VLAN id of a tag, which the kernel takes out of the frame.
-    fn receive(&self, frame: &mut [u8]) -> Option<(usize, Option<u16>)> {
-        const VLAN_VALID: u32 = 1 << 4;
-        let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
+    /// To be waited for.
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// The next frame, if there is one; its length. The kernel takes the outer tag out of the frame: it is put back.
+    pub(crate) fn receive(&self, frame: &mut [u8]) -> Option<usize> {
+        let room = frame.get_mut(TAG..)?;
+        let mut part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         let mut control = [0_u64; 16];
         // SAFETY: integers and pointers, of which zero is a value.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -171,30 +221,37 @@ impl Opened {
         // SAFETY: both buffers outlive the call and have the lengths that are told.
         let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
         let length = usize::try_from(length).ok().filter(|length| *length >= ETHERNET)?;
-        // SAFETY: the kernel has filled in the header and its control messages.
-        let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-        if first.is_null() {
-            return Some((length, None));
-        }
-        // SAFETY: the only message asked for is the auxiliary data; it may be unaligned.
-        let auxiliary: libc::tpacket_auxdata =
-            unsafe { libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned() };
-        let tag = (auxiliary.tp_status & VLAN_VALID != 0).then_some(auxiliary.tp_vlan_tci & 0x0fff);
-        Some((length, tag))
+        let tag = taken_out(&message);
+        frame.copy_within(TAG..TAG + ADDRESSES, 0);
+        let Some(tag) = tag else {
+            frame.copy_within(TAG + ADDRESSES..TAG + length, ADDRESSES);
+            return Some(length);
+        };
+        frame[ADDRESSES..ADDRESSES + TAG].copy_from_slice(&tag);
+        Some(length + TAG)
     }
 
-    /// Sends the frame, on the trunk with its tag. What does not fit into the kernel's queue is lost, as in any switch.
-    fn send(&self, frame: &[u8], vlan: u16) {
-        let tagged: Vec<u8>;
-        let octets = if self.port.vlan.is_some() {
-            frame
-        } else {
-            tagged = [&frame[..12], &TPID[..], &vlan.to_be_bytes()[..], &frame[12..]].concat();
-            &tagged
-        };
+    /// Sends the frame. What does not fit into the kernel's queue is lost, as in any switch.
+    pub(crate) fn send(&self, frame: &[u8]) {
         // SAFETY: as many octets as are told.
-        unsafe { libc::send(self.socket.as_raw_fd(), octets.as_ptr().cast(), octets.len(), 0) };
+        unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     }
+}
+
+/// The tag that the kernel took out of a received frame.
+fn taken_out(message: &libc::msghdr) -> Option<[u8; TAG]> {
+    // SAFETY: the kernel has filled in the header and its control messages.
+    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+    if first.is_null() {
+        return None;
+    }
+    // SAFETY: the only message asked for is the auxiliary data; it may be unaligned.
+    let auxiliary: libc::tpacket_auxdata =
+        unsafe { libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned() };
+    let has = |flag| auxiliary.tp_status & flag != 0;
+    let protocol = if has(libc::TP_STATUS_VLAN_TPID_VALID) { auxiliary.tp_vlan_tpid } else { C_TAG };
+    let ([p0, p1], [v0, v1]) = (protocol.to_be_bytes(), auxiliary.tp_vlan_tci.to_be_bytes());
+    has(libc::TP_STATUS_VLAN_VALID).then_some([p0, p1, v0, v1])
 }
 
 fn set<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {

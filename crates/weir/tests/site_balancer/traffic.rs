@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,16 +14,17 @@ use std::time::Duration;
 use lab::netns::Netns;
 use socket2::{Domain, Socket, Type};
 
-use crate::network::{CLIENTS, VIP};
+use crate::network::Network;
+use crate::site::Site;
 
 /// Port of the service.
 pub(crate) const PORT: u16 = 80;
 /// What one request may take: a retransmission or two, not a connection that is lost.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// Serves at the VIP in a server's namespace until the test process ends.
-pub(crate) fn serve(netns: &Netns, name: &'static str) {
-    let listener = netns.run(|| Ok(TcpListener::bind((VIP, PORT))?)).unwrap();
+/// Serves at an address in a server's namespace until the test process ends.
+pub(crate) fn serve(netns: &Netns, address: IpAddr, name: &'static str) {
+    let listener = netns.run(|| Ok(TcpListener::bind((address, PORT))?)).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || answer(stream, name));
@@ -39,11 +40,30 @@ fn answer(stream: TcpStream, name: &str) -> io::Result<()> {
     while requests.read_line(&mut line)? != 0 {
         let octets: usize = line.trim().parse().map_err(io::Error::other)?;
         let mut answer = format!("{name} {octets}\n").into_bytes();
-        answer.resize(answer.len() + octets, b'.');
+        answer.extend(body(octets));
         stream.write_all(&answer)?;
         line.clear();
     }
     Ok(())
+}
+
+/// What tells octets that were lost, doubled or swapped: no two windows of it are alike for a long while.
+fn body(octets: usize) -> impl Iterator<Item = u8> {
+    (0..octets).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
+}
+
+/// Where a client asks from, and whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    netns: Netns,
+    site: Site,
+}
+
+impl Client {
+    /// The client of a network.
+    pub(crate) fn of(network: &Network) -> Self {
+        Self { netns: network.host("client"), site: network.site }
+    }
 }
 
 /// A connection of a client.
@@ -55,12 +75,13 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Opens one from the client's `index`-th address.
-    pub(crate) fn open(client: &Netns, index: usize) -> io::Result<Self> {
-        let source = Ipv4Addr::new(10, 4, 0, 1 + u8::try_from(index % usize::from(CLIENTS)).unwrap_or(0));
-        let opened = client.run(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
-            socket.connect_timeout(&SocketAddr::from((VIP, PORT)).into(), LIMIT)?;
+    pub(crate) fn open(client: &Client, index: usize) -> io::Result<Self> {
+        let from = SocketAddr::new(client.site.client(index), 0);
+        let to = SocketAddr::new(client.site.vip(), PORT);
+        let opened = client.netns.run(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.bind(&from.into())?;
+            socket.connect_timeout(&to.into(), LIMIT)?;
             Ok(TcpStream::from(socket))
         });
         let stream = opened.map_err(io::Error::other)?;
@@ -72,21 +93,29 @@ impl Connection {
 
     /// Asks for a body; who answered.
     pub(crate) fn ask(&mut self, octets: usize) -> io::Result<String> {
-        self.stream.get_mut().write_all(format!("{octets}\n").as_bytes())?;
+        self.ask_at_length(octets, 0)
+    }
+
+    /// Asks for a body with a request of that length or more; who answered.
+    pub(crate) fn ask_at_length(&mut self, octets: usize, request: usize) -> io::Result<String> {
+        self.stream.get_mut().write_all(format!("{octets:>request$}\n").as_bytes())?;
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let (name, announced) = line.trim().split_once(' ').ok_or(io::ErrorKind::UnexpectedEof)?;
         if announced != octets.to_string() {
             return Err(io::Error::other(format!("asked for {octets} octets: {line}")));
         }
-        let mut body = vec![0; octets];
-        self.stream.read_exact(&mut body)?;
-        Ok(name.to_owned())
+        let mut got = vec![0; octets];
+        self.stream.read_exact(&mut got)?;
+        match got.into_iter().eq(body(octets)) {
+            true => Ok(name.to_owned()),
+            false => Err(io::Error::other("the body is not what was sent")),
+        }
     }
 }
 
 /// Answers by server, of as many new connections.
-pub(crate) fn ask_anew(client: &Netns, connections: usize) -> BTreeMap<String, usize> {
+pub(crate) fn ask_anew(client: &Client, connections: usize) -> BTreeMap<String, usize> {
     let mut answers = BTreeMap::new();
     for index in 0..connections {
         let name = Connection::open(client, index).and_then(|mut connection| connection.ask(100)).unwrap();
@@ -104,7 +133,7 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts it.
-    pub(crate) fn start(client: &Netns) -> Self {
+    pub(crate) fn start(client: &Client) -> Self {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (client, stopped, noted) = (client.clone(), Arc::clone(&stop), Arc::clone(&answers));
         let thread = std::thread::spawn(move || {

@@ -108,6 +108,7 @@ impl State {
         put(out, addresses, &old[addresses + octets..addresses + 2 * octets]);
         put(out, addresses + octets, &end.vtep[16 - octets..]);
         put(out, tunnel.inner(), &backend.mac);
+        put(out, tunnel.inner() + 6, &self.node.mac);
         put(out, tunnel.header() + 4, &backend.segment.to_be_bytes()[1..]);
         if !tunnel.v6 {
             let at = tunnel.network + 10;
@@ -134,9 +135,9 @@ fn under_ipv4(frame: &[u8], tunnel: &Tunnel) -> Vec<u8> {
     [&header[8..10], &header[12..20]].concat()
 }
 
-/// What changes under the outer UDP checksum: addresses, VNI, inner destination.
+/// What changes under the outer UDP checksum: addresses, VNI, inner link-layer addresses.
 fn under_udp(frame: &[u8], tunnel: &Tunnel) -> Vec<u8> {
     let (at, octets) = addresses(tunnel);
     let vni = tunnel.header() + 4;
-    [&frame[at..at + 2 * octets], &frame[vni..vni + 4], &frame[tunnel.inner()..tunnel.inner() + 6]].concat()
+    [&frame[at..at + 2 * octets], &frame[vni..vni + 4], &frame[tunnel.inner()..tunnel.inner() + 12]].concat()
 }

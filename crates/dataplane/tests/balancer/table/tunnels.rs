@@ -48,7 +48,7 @@ fn to_backend(outer: &Outer, backend: u32, packet: &[u8]) -> Vec<u8> {
     let mut header = outer.header;
     header[4..7].copy_from_slice(&BACKEND_VNI.to_be_bytes()[1..]);
     let ethertype = if packet[0] >> 4 == 6 { 0x86dd } else { 0x0800 };
-    let inner = ethernet(backend_mac(backend), INNER_SOURCE, &[], ethertype, packet);
+    let inner = ethernet(backend_mac(backend), PORT, &[], ethertype, packet);
     let mut frame = Outer { ip, header, ..outer.clone() }.frame(&inner);
     frame[..6].copy_from_slice(&hop_mac(backend));
     frame[6..12].copy_from_slice(&PORT);
