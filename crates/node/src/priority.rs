@@ -1,7 +1,7 @@
 //! The control path before everything of ordinary priority.
 //!
 //! A decision takes a fraction of a millisecond of work in the map server and in the gateway. Where others want the
-//! processor too, the waiting for it is many times that, and neither a nice value nor a group's weight bounds it: an
+//! processor too, the waiting for it is many times that, and no nice value bounds it: an
 //! ordinary thread goes on to the end of its slice once it runs.
 
 use std::io;
