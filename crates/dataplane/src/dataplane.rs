@@ -285,6 +285,8 @@ impl Dataplane {
         }
         let index = |(_, link): &(Interface, Link)| link.ifindex;
         if links.iter().map(index).eq(self.links.iter().map(index)) {
+            // Another MTU or hardware address.
+            self.links = links;
             return Ok(false);
         }
         let fresh = desired(&self.config, &links, &self.devices, &self.netlink).await?;
@@ -410,7 +412,8 @@ impl Dataplane {
 
     /// Only XDP needs link-layer addresses; TC leaves neighbours to the kernel.
     async fn resolve(&self, rloc: IpAddr) -> Result<Option<WayToRloc>, DataplaneError> {
-        resolve(&self.netlink, rloc, &self.config.rlocs, self.config.hook == Hook::Xdp).await
+        let known: Vec<Link> = self.links.iter().map(|(_, link)| link.clone()).collect();
+        resolve(&self.netlink, &known, rloc, &self.config.rlocs, self.config.hook == Hook::Xdp).await
     }
 
     fn wanted_rlocs(&self) -> BTreeSet<IpAddr> {

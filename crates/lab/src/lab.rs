@@ -76,6 +76,7 @@ impl Lab {
         if let Some(hierarchy) = hierarchy {
             lab.cgroups = groups.iter().map(|group| hierarchy.create(group)).collect::<Result<_>>()?;
             lab.cgroups.iter().try_for_each(Cgroup::favour)?;
+            lab.cgroups.last().into_iter().for_each(Cgroup::allow_real_time);
         }
         if lab.delay == Delay::DelayLine {
             lab.start_delay_line()?;
@@ -139,7 +140,7 @@ impl Lab {
         command.args(["lab", "delay-line"]).args(self.network.line_arguments(&self.topology));
         command.arg(format!("--frame-bytes={}", self.topology.underlay_mtu + 100));
         command.arg("--report").arg(self.logs.join("delay-line.json"));
-        // Its real-time priority is refused in a v1 group without a real-time budget.
+        // The whole of it runs at a real-time priority, more than the budget of a v1 group.
         self.spawn("delay-line", command, &self.network.line.clone(), Group::None)
     }
 

@@ -13,9 +13,10 @@ pub mod gateway;
 pub mod http;
 pub mod mapserver;
 pub mod metrics;
+mod priority;
 pub mod role;
 mod run;
 pub mod signal;
 pub mod store;
 
-pub use run::{RunError, run};
+pub use run::{RunError, run, runtime};

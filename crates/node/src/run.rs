@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use axum::Router;
 use futures_util::future::select_all;
+use prometheus_client::registry::Registry;
 use thiserror::Error;
+use tokio::runtime::{self, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::http::Server;
+use crate::priority;
 use crate::role::{Readiness, RoleError, Running, Setup};
 use crate::signal::{ServiceManager, Shutdown, Termination, Trigger, shutdown};
 use crate::store::{Store, StoreError};
@@ -35,6 +38,9 @@ pub enum RunError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No threads for the API.
+    #[error("cannot start the API's threads: {0}")]
+    Threads(std::io::Error),
     /// No signal handler could be installed.
     #[error("cannot wait for signals: {0}")]
     Signal(std::io::Error),
@@ -62,11 +68,27 @@ pub enum RunError {
     },
 }
 
+/// What [`run()`] is to run on. Roles that answer other nodes have one thread, which serves nothing but them and goes
+/// first; the balancer computes tables while it probes servers, so it has several and no priority.
+///
+/// # Errors
+/// If the system refuses a thread or a descriptor.
+pub fn runtime(config: &Config) -> std::io::Result<Runtime> {
+    let mut builder = match config.balancer {
+        Some(_) => runtime::Builder::new_multi_thread(),
+        None => runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}
+
 /// Runs the roles of a configuration until SIGTERM or SIGINT, or until one of them ends.
 ///
 /// # Errors
 /// Why the node did not start, or why it ended without a signal.
 pub async fn run(config: Config) -> Result<(), RunError> {
+    if config.balancer.is_none() {
+        priority::go_first();
+    }
     let (trigger, shutdown) = shutdown();
     let manager = ServiceManager::from_environment();
     // Before anything is built: a start that is ended half-way takes nothing down.
@@ -82,15 +104,43 @@ type Task = (&'static str, JoinHandle<Result<(), RoleError>>);
 struct Started {
     tasks: Vec<Task>,
     server: JoinHandle<()>,
+    api: ApiThreads,
+}
+
+/// The API's threads, of ordinary priority: a scrape is written beside the roles' loops and not between two turns.
+struct ApiThreads(Option<Runtime>);
+
+impl ApiThreads {
+    fn start() -> std::io::Result<Self> {
+        let runtime = runtime::Builder::new_multi_thread().thread_name("api").enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let runtime = self.0.as_ref().expect("taken when dropped only");
+        runtime.spawn(work)
+    }
+}
+
+impl Drop for ApiThreads {
+    fn drop(&mut self) {
+        // Waiting for threads is not allowed within another runtime, and the server has ended.
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> {
-    let mut registry = metrics::registry(&config.node.name);
+    let registry = metrics::registry(&config.node.name);
     let store = Store::open(&config.node.state_dir)?;
     let readiness = Readiness::default();
     let address = config.http.listen;
     let listen = |source| RunError::Listen { address, source };
-    let server = Server::bind(config.http.clone(), &mut registry).await.map_err(listen)?;
+    let threads = ApiThreads::start().map_err(RunError::Threads)?;
+    let (server, mut registry) = bind(&threads, config.http.clone(), registry).await.map_err(listen)?;
     let bound = server.local_addr().map_err(listen)?;
     let setup = Setup {
         node: &config.node,
@@ -102,8 +152,21 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
     };
     let (api, tasks) = start_roles(&config, setup).await?;
     tracing::info!(node = config.node.name, api = %bound, "started");
-    let server = tokio::spawn(server.serve(api, registry, readiness, shutdown));
-    Ok(Started { tasks, server })
+    let server = threads.spawn(server.serve(api, registry, readiness, shutdown));
+    Ok(Started { tasks, server, api: threads })
+}
+
+/// Binds on the threads that will serve: a socket wakes those it was made on.
+async fn bind(
+    threads: &ApiThreads,
+    http: config::Http,
+    mut registry: Registry,
+) -> std::io::Result<(Server, Registry)> {
+    let bound = threads.spawn(async move {
+        let server = Server::bind(http, &mut registry).await?;
+        Ok((server, registry))
+    });
+    bound.await.map_err(std::io::Error::other)?
 }
 
 async fn start_roles(config: &Config, mut setup: Setup<'_>) -> Result<(Router, Vec<Task>), RunError> {
@@ -136,7 +199,7 @@ async fn supervise(
     termination: &mut Termination,
     manager: &ServiceManager,
 ) -> Result<(), RunError> {
-    let Started { mut tasks, server } = started;
+    let Started { mut tasks, server, api: _threads } = started;
     let result = first_end(&mut tasks, termination, manager).await;
     manager.notify("STOPPING=1");
     trigger.request();
@@ -197,4 +260,55 @@ async fn stop(tasks: Vec<Task>) -> Result<(), RunError> {
         result = result.and(stopped);
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::io::{Read as _, Write as _};
+    use std::sync::mpsc;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Asks like a peer elsewhere: by a socket and without the runtime of whoever calls.
+    fn ask(address: SocketAddr, path: &str) -> std::net::TcpStream {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        stream
+    }
+
+    fn answer(mut stream: std::net::TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn the_api_and_the_loops_do_not_wait_for_each_other() {
+        let threads = ApiThreads::start().unwrap();
+        let http = config::Http { listen: "127.0.0.1:0".parse().unwrap(), token: None };
+        let (server, registry) = bind(&threads, http, metrics::registry("a")).await.unwrap();
+        let address = server.local_addr().unwrap();
+        let (go_on, waiting) = mpsc::channel::<()>();
+        let waiting = std::sync::Mutex::new(waiting);
+        let slow = move || {
+            std::future::ready(waiting.lock().unwrap().recv_timeout(PATIENCE).map_or("late", |()| "ok"))
+        };
+        let slow = std::sync::Arc::new(slow);
+        let api = Router::new().route("/slow", get(move || slow()));
+        let (trigger, shutdown) = shutdown();
+        let serving = threads.spawn(server.serve(api, registry, Readiness::default(), shutdown));
+
+        // The only thread of the loops is busy here, and a scrape is answered nevertheless.
+        assert!(answer(ask(address, "/metrics")).contains("weir_build_info"));
+        // A request keeps its thread busy, and the loops go on.
+        let slow = ask(address, "/slow");
+        tokio::spawn(async move { go_on.send(()).unwrap() }).await.unwrap();
+        assert!(answer(slow).ends_with("ok"));
+
+        trigger.request();
+        serving.await.unwrap();
+    }
 }

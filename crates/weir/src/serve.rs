@@ -53,7 +53,7 @@ fn serve_with(
     };
     change(&mut config);
     start_log(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("runtime")?;
+    let runtime = node::runtime(&config).context("runtime")?;
     let result = runtime.block_on(node::run(config));
     if let Err(error) = &result {
         tracing::error!(%error, "ended");

@@ -88,6 +88,22 @@ fn units_do_not_retry_what_cannot_help() {
     }
 }
 
+/// Nobody publishes by the balancer: it needs no priority, and may have none.
+#[test]
+fn the_control_path_may_go_first() {
+    for (role, line) in [
+        ("gateway", "LimitRTPRIO=1"),
+        ("mapserver", "LimitRTPRIO=1"),
+        ("controller", "LimitRTPRIO=1"),
+        ("balancer", "RestrictRealtime=yes"),
+    ] {
+        let unit = fs::read_to_string(deploy().join(format!("systemd/weir-{role}.service"))).unwrap();
+        let found: Vec<_> =
+            unit.lines().filter(|found| found.contains("RT") || found.contains("Realtime")).collect();
+        assert_eq!(found, [line], "{role}");
+    }
+}
+
 /// What may do least does least harm: the balancer needs no more than its own comment says.
 #[test]
 fn the_balancer_has_four_capabilities() {

@@ -1,6 +1,7 @@
 //! `make bench`: what the parts cost, each figure beside its reference.
 
 mod control;
+mod live_frames;
 mod overlay;
 mod packet_rate;
 mod path;

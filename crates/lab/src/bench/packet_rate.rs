@@ -1,17 +1,15 @@
 //! Packets of 64 octets per second through both gateways, beside plain routing on the same path.
 //!
-//! The generator is in the kernel (BPF_PROG_TEST_RUN with live frames): no socket and no copy stands between the
-//! figure and the path. One CPU does everything, so a rate is the inverse of the whole chain's cost per packet.
+//! Every burst is timed by the kernel, and the ways take turns in short rounds, of which each gives a ratio of its own.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
-use aya::maps::{Array, DevMap, PerCpuArray};
-use aya::programs::{Program, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::maps::{Array, DevMap};
 use dataplane::object::{load_bench, load_program};
 
+use super::live_frames::{Frames, Rig};
 use super::overlay::{Hook, Overlay, attach};
 use super::path::{BenchPath, C0, CLIENT, I0, S0, SERVER, ifindex};
 use super::row::Row;
@@ -22,28 +20,27 @@ use crate::priority::stay_on_one_processor;
 pub(super) const ROUTING: &str = "plain routing, same path and rounds";
 /// Frames of one system call.
 const BURST: u32 = 65_536;
-/// Frames redirected at once: a veth's ring holds 256.
-const BATCH: u32 = 64;
-/// Tries of one rate until nothing else disturbs it.
-const TRIES: u32 = 20;
-/// What the kernel's own threads get to work off what a disturbed try has left.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Bursts of one way in one round; more rounds say more than longer ones.
+const BURSTS_OF_TURN: u32 = 4;
 /// A frame of 64 octets on the wire, without its check sequence.
 const FRAME: usize = 60;
+const FRAMES: Frames<'static> = Frames { program: "generator_xdp", longest: FRAME, count: BURST };
 /// Headers, which the generator's program writes anew for every frame.
 const HEADERS: usize = 48;
 
-/// One row per hook, from `rounds` rounds of `bursts` bursts each.
+/// One row per hook. `rounds` rounds of `bursts` bursts are spread over more and shorter ones, in which the ways take turns:
+/// what disturbs the machine for a while is then in all of them.
 pub(super) fn rows(path: &BenchPath, rounds: usize, bursts: u32) -> Result<Vec<Row>> {
-    let rig = Rig::new(path)?;
+    let rig = rig(path)?;
+    let turns = (rounds * usize::try_from(bursts)?).div_ceil(usize::try_from(BURSTS_OF_TURN)?);
     let mut routing = Vec::new();
     let mut hooks = [(Hook::Tc, Vec::new()), (Hook::Xdp, Vec::new())];
-    for _ in 0..rounds {
+    for _ in 0..turns {
         interrupt::check()?;
-        routing.push(rig.rate(bursts).context("plain routing")?);
+        routing.push(rate(path, &rig).context("plain routing")?);
         for (hook, rates) in &mut hooks {
             let overlay = Overlay::attach(path, *hook)?;
-            rates.push(rig.rate(bursts).with_context(|| format!("{hook:?}: {}", overlay.reasons()))?);
+            rates.push(rate(path, &rig).with_context(|| format!("{hook:?}: {}", overlay.reasons()))?);
         }
     }
     let rows = hooks.into_iter().map(|(hook, rates)| {
@@ -54,71 +51,28 @@ pub(super) fn rows(path: &BenchPath, rounds: usize, bursts: u32) -> Result<Vec<R
 }
 
 /// Generator at the client, sink at the server.
-struct Rig<'a> {
-    path: &'a BenchPath,
-    generator: Ebpf,
-    sink: Ebpf,
+fn rig(path: &BenchPath) -> Result<Rig> {
+    let generator = path.client.run(generator)?;
+    let sink = path.server.run(|| {
+        let mut object = load_bench()?;
+        attach(load_program(&mut object, "sink")?, S0)?;
+        Ok(object)
+    })?;
+    Ok(Rig { generator, sink })
 }
 
-impl<'a> Rig<'a> {
-    fn new(path: &'a BenchPath) -> Result<Self> {
-        let generator = path.client.run(generator)?;
-        let sink = path.server.run(|| {
-            let mut object = load_bench()?;
-            attach(load_program(&mut object, "sink")?, S0)?;
-            Ok(object)
-        })?;
-        Ok(Self { path, generator, sink })
-    }
-
-    /// Packets per second that reached the sink.
-    ///
-    /// The sink sees a packet before the generator goes on, unless another process made the kernel put the path's work
-    /// off to a thread of its own: the rings then overflow, the try says nothing of the path, and there is another.
-    fn rate(&self, bursts: u32) -> Result<f64> {
-        let sent = u64::from(bursts) * u64::from(BURST);
-        let mut most = 0;
-        for _ in 0..TRIES {
-            let (received, elapsed) = self.path.client.run(|| self.attempt(bursts))?;
-            if received >= sent / 100 * 99 {
-                return Ok(received as f64 / elapsed.as_secs_f64());
-            }
-            most = most.max(received);
-            interrupt::check()?;
-            thread::sleep(SETTLE);
-        }
-        bail!("at most {most} of {sent} packets arrived in {TRIES} tries")
-    }
-
-    /// Packets that arrived of `bursts` bursts, and how long those took.
-    fn attempt(&self, bursts: u32) -> Result<(u64, Duration)> {
+/// Packets per second of the kernel's own time, by bursts of which every packet reached the sink.
+fn rate(path: &BenchPath, rig: &Rig) -> Result<f64> {
+    path.client.run(|| {
         stay_on_one_processor().context("affinity of the generator")?;
-        self.burst()?;
-        let before = self.received()?;
-        let start = Instant::now();
-        (0..bursts).try_for_each(|_| self.burst())?;
-        Ok((self.received()? - before, start.elapsed()))
-    }
-
-    fn burst(&self) -> Result<()> {
-        let frame = [0_u8; FRAME];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&frame);
-        options.repeat = BURST;
-        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        let program: &Xdp = match self.generator.program("generator_xdp") {
-            Some(Program::Xdp(program)) => program,
-            _ => return Err(anyhow!("the object has no generator")),
-        };
-        program.test_run(options)?;
-        Ok(())
-    }
-
-    fn received(&self) -> Result<u64> {
-        let map = self.sink.map("SINK").ok_or_else(|| anyhow!("the object has no map SINK"))?;
-        let counters: PerCpuArray<_, [u64; 2]> = PerCpuArray::try_from(map)?;
-        Ok(counters.get(&0, 0)?.iter().map(|[packets, _]| packets).sum())
-    }
+        // Caches and neighbours are as they will be.
+        rig.send(FRAMES)?;
+        let mut elapsed = Duration::ZERO;
+        for _ in 0..BURSTS_OF_TURN {
+            elapsed += rig.burst(FRAMES, || Ok(()))?.elapsed;
+        }
+        Ok(f64::from(BURST) * f64::from(BURSTS_OF_TURN) / elapsed.as_secs_f64())
+    })
 }
 
 fn generator() -> Result<Ebpf> {

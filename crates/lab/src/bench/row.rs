@@ -31,16 +31,28 @@ pub struct Row {
     pub reference_name: String,
     /// The reference's figure; measured in the same rounds unless `reference_name` is a publication.
     pub reference: f64,
-    /// value / reference.
+    /// How the two compare, as [`ratio_is`](Self::ratio_is) says.
     pub ratio: f64,
+    /// Which ratio that is.
+    pub ratio_is: RatioIs,
     /// One figure per round.
     pub runs: Vec<f64>,
     /// The reference's figure of each round; empty for a publication.
     pub reference_runs: Vec<f64>,
 }
 
+/// What a row's ratio is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RatioIs {
+    /// The median of each round's own ratio: what slows a whole round down does not count.
+    MedianOfRounds,
+    /// value / reference.
+    ValueByReference,
+}
+
 impl Row {
-    /// A row beside what was measured in the same rounds; both figures are medians.
+    /// A row beside what was measured in the same rounds; figures and ratio are medians.
     #[must_use]
     pub fn beside(
         name: &str,
@@ -51,7 +63,12 @@ impl Row {
     ) -> Self {
         let middle = |runs: &[f64]| median(runs).unwrap_or_default();
         let (value, reference) = (middle(&runs), middle(&reference_runs));
-        Self { reference_runs, ..Self::published(name, unit, (value, runs), reference_name, reference) }
+        let ratios = ratios(&runs, &reference_runs);
+        let row = Self::published(name, unit, (value, runs), reference_name, reference);
+        match median(&ratios) {
+            Some(ratio) => Self { ratio, ratio_is: RatioIs::MedianOfRounds, reference_runs, ..row },
+            None => Self { reference_runs, ..row },
+        }
     }
 
     /// A row beside a figure from elsewhere.
@@ -70,10 +87,19 @@ impl Row {
             reference_name: reference_name.to_owned(),
             reference,
             ratio: if reference == 0.0 { 0.0 } else { value / reference },
+            ratio_is: RatioIs::ValueByReference,
             runs,
             reference_runs: Vec::new(),
         }
     }
+}
+
+/// Of each round; none if the rounds were not the same ones.
+fn ratios(runs: &[f64], reference_runs: &[f64]) -> Vec<f64> {
+    if runs.len() != reference_runs.len() || reference_runs.contains(&0.0) {
+        return Vec::new();
+    }
+    runs.iter().zip(reference_runs).map(|(run, reference)| run / reference).collect()
 }
 
 impl Bench {
@@ -114,12 +140,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_slow_round_is_slow_for_both() {
+        let row = Row::beside("a", "packets/s", vec![80.0, 30.0, 90.0], "b", vec![100.0, 40.0, 100.0]);
+        assert_eq!((row.value, row.reference, row.ratio), (80.0, 100.0, 0.8));
+        let row = Row::beside("a", "packets/s", vec![70.0, 30.0, 90.0], "b", vec![100.0, 30.0, 90.0]);
+        assert_eq!((row.value, row.reference, row.ratio), (70.0, 90.0, 1.0));
+        let row = Row::beside("a", "packets/s", vec![70.0, 90.0], "b", vec![100.0]);
+        assert_eq!((row.ratio, row.ratio_is), (0.8, RatioIs::ValueByReference));
+    }
+
+    #[test]
     fn the_file_has_the_keys_that_are_promised() {
-        let row = Row::beside("itr", "ns/packet", vec![119.0, 121.0], "empty program", vec![60.0]);
+        let row = Row::beside("itr", "ns/packet", vec![119.0, 121.0], "empty program", vec![60.0, 60.0]);
         let json = serde_json::to_value(&row).unwrap();
         let keys = ["name", "unit", "value", "reference_name", "reference", "ratio", "runs"];
         assert!(keys.iter().all(|key| json.get(key).is_some()));
-        assert_eq!(json["ratio"], 2.0);
+        assert_eq!((&json["ratio"], &json["ratio_is"]), (&2.0.into(), &"median-of-rounds".into()));
         let bench =
             Bench { machine: Machine::default(), rows: vec![row], skipped: vec!["tcp: no iperf3".into()] };
         let table = bench.table();

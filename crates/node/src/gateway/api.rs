@@ -95,9 +95,9 @@ fn flow(flow: &Flow) -> FlowBody {
 }
 
 async fn load(State(api): State<Api>) -> Json<Vec<LoadBody>> {
-    Json(api.shared.lock().load.iter().filter_map(Load::body).collect())
+    Json(api.shared.snapshot().load.iter().filter_map(Load::body).collect())
 }
 
 async fn applied(State(api): State<Api>) -> Json<Vec<AppliedBody>> {
-    Json(api.shared.lock().applied.iter().cloned().collect())
+    Json(api.shared.applied().iter().map(|applied| AppliedBody::clone(applied)).collect())
 }

@@ -45,7 +45,7 @@ struct ReasonLabels {
 
 impl Collector for Gateway {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let state = self.0.lock();
+        let state = self.0.snapshot();
         traffic(&mut encoder, &state)?;
         load(&mut encoder, &state)?;
         reasons(&mut encoder, &state)?;
@@ -126,7 +126,7 @@ fn reasons(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Err
     let name = "weir_gateway_datapath_packets";
     let help = "Packets that the data path saw, by what it did with them (`reason`)";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (reason, packets) in &state.reasons {
+    for (reason, packets) in state.reasons.iter() {
         counter(&mut family, &ReasonLabels { reason: reason.label() }, *packets)?;
     }
     let name = "weir_gateway_control_events";
@@ -179,24 +179,43 @@ mod tests {
     use crate::gateway::shared::Load;
     use bpf_abi::TrafficValue;
 
+    const EID: &str = "10.100.0.1/32";
+
+    fn measured() -> Shared {
+        let eid = Eid { instance_id: 3, prefix: EID.parse().unwrap() };
+        let value = TrafficValue { flows: 5, packets: 60, bytes: 700 };
+        let traffic = [TrafficOf::Locator("10.0.1.2".parse().unwrap()), TrafficOf::Decapsulated];
+        let load = Load { eid, flows: 6, rate: Some(12.5), packets: 60, bytes: 700, measured_at_unix_ns: 1 };
+        let shared = Shared::default();
+        shared.lock().traffic = traffic.map(|of| Traffic { eid, of, value }).into();
+        shared.lock().load = [load, Load { eid: Eid { instance_id: 4, ..eid }, rate: None, ..load }].into();
+        shared
+    }
+
+    /// Fails where a scrape would hold the task up that the state is of.
+    struct Unlocked(Arc<Shared>);
+
+    impl std::fmt::Write for Unlocked {
+        fn write_str(&mut self, _: &str) -> Result<(), Error> {
+            if self.0.is_locked() { Err(Error) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_scrape_is_written_without_the_lock() {
+        let shared = Arc::new(measured());
+        let mut registry = Registry::default();
+        register(&mut registry, Arc::clone(&shared));
+        prometheus_client::encoding::text::encode(&mut Unlocked(shared), &registry).unwrap();
+    }
+
     #[test]
     fn a_scrape_shows_the_last_measurement() {
-        let shared = Arc::new(Shared::default());
-        let eid = Eid { instance_id: 3, prefix: "10.100.0.1/32".parse().unwrap() };
-        let value = TrafficValue { flows: 5, packets: 60, bytes: 700 };
-        {
-            let mut state = shared.lock();
-            state.traffic.push(Traffic { eid, of: TrafficOf::Locator("10.0.1.2".parse().unwrap()), value });
-            state.traffic.push(Traffic { eid, of: TrafficOf::Decapsulated, value });
-            let load =
-                Load { eid, flows: 6, rate: Some(12.5), packets: 60, bytes: 700, measured_at_unix_ns: 1 };
-            state.load.push(load);
-            state.load.push(Load { eid: Eid { instance_id: 4, ..eid }, rate: None, ..load });
-        }
+        let shared = Arc::new(measured());
         let mut registry = Registry::default();
         register(&mut registry, shared);
         let text = crate::metrics::encode(&registry);
-        let eid = "instance_id=\"3\",eid=\"10.100.0.1/32\"";
+        let eid = format!("instance_id=\"3\",eid=\"{EID}\"");
         for line in [
             format!("weir_gateway_flows_total{{{eid},locator=\"10.0.1.2\"}} 5"),
             format!("weir_gateway_bytes_total{{{eid},locator=\"10.0.1.2\"}} 700"),

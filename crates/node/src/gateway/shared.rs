@@ -1,7 +1,7 @@
 //! What the API and the scraper may read at any time.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bpf_abi::Reason;
 use dataplane::{Eid, Traffic};
@@ -12,21 +12,24 @@ use super::body::{AppliedBody, LoadBody};
 /// Publications remembered as applied.
 const APPLIED_MAX: usize = 4096;
 
-/// State behind a lock that is never held across an await.
+/// State behind locks that nobody holds for longer than it takes to copy some pointers: the gateway's task needs them to
+/// go on, and it runs before its readers.
 #[derive(Debug, Default)]
-pub(super) struct Shared(Mutex<State>);
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Publications in force.
+    applied: Mutex<VecDeque<Arc<AppliedBody>>>,
+}
 
-/// The last measurement and the counters.
-#[derive(Debug, Default)]
+/// The last measurement and the counters. What may be long is replaced and not changed, so that a copy is short.
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     /// Kernel counters by prefix and locator.
-    pub(super) traffic: Vec<Traffic>,
+    pub(super) traffic: Arc<[Traffic]>,
     /// Kernel counters by reason.
-    pub(super) reasons: Vec<(Reason, u64)>,
+    pub(super) reasons: Arc<[(Reason, u64)]>,
     /// Load by prefix.
-    pub(super) load: Vec<Load>,
-    /// Publications in force.
-    pub(super) applied: VecDeque<AppliedBody>,
+    pub(super) load: Arc<[Load]>,
     /// Counters of the machine.
     pub(super) control: BTreeMap<Counter, u64>,
     /// Packets to unresolved EIDs.
@@ -66,20 +69,35 @@ pub(super) struct Load {
 }
 
 impl Shared {
-    /// The state; callers do not keep it.
+    /// The state, for the gateway's task to change.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Every field is valid by itself, so a panic elsewhere leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl State {
+    /// Whether somebody holds the state.
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self.state.try_lock(), Err(std::sync::TryLockError::WouldBlock))
+    }
+
+    /// The state as it is now, to be read at leisure.
+    pub(super) fn snapshot(&self) -> State {
+        self.lock().clone()
+    }
+
     /// Notes that a publication is in force.
-    pub(super) fn apply(&mut self, applied: AppliedBody) {
-        self.applied.push_back(applied);
-        if self.applied.len() > APPLIED_MAX {
-            self.applied.pop_front();
+    pub(super) fn apply(&self, applied: AppliedBody) {
+        let mut ring = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.push_back(Arc::new(applied));
+        if ring.len() > APPLIED_MAX {
+            ring.pop_front();
         }
+    }
+
+    /// The latest publications in force, oldest first.
+    pub(super) fn applied(&self) -> Vec<Arc<AppliedBody>> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 

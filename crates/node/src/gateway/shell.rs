@@ -258,9 +258,8 @@ impl Shell {
 
     fn note_applied(&self, applied: Vec<(u64, Eid)>) {
         let applied_at_unix_ns = self.clock.unix_nanos(self.clock.now());
-        let mut state = self.shared.lock();
         for (nonce, eid) in applied {
-            state.apply(AppliedBody { nonce, eid: eid.prefix.to_string(), applied_at_unix_ns });
+            self.shared.apply(AppliedBody { nonce, eid: eid.prefix.to_string(), applied_at_unix_ns });
         }
     }
 
@@ -343,10 +342,10 @@ impl Shell {
         let reasons = if slow { self.dataplane.reasons().ok() } else { None };
         let mut state = self.shared.lock();
         state.map_cache_entries = self.xtr.map_cache().len();
-        state.load = loads;
-        state.traffic = traffic;
+        state.load = loads.into();
+        state.traffic = traffic.into();
         if let Some(reasons) = reasons {
-            state.reasons = reasons;
+            state.reasons = reasons.into();
         }
     }
 

@@ -1,30 +1,22 @@
 //! One way that is measured: a tester and a device under test, joined by a veth, and what the device runs.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use aya::Ebpf;
-use aya::maps::{Array, DevMap, PerCpuArray};
-use aya::programs::{Program, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::maps::{Array, DevMap};
 use bpf_abi::tester::TesterValue;
 use dataplane::object::{load_bench, load_program};
 
 use super::frames::Stream;
+use crate::bench::live_frames::{Frames, Rig};
 use crate::bench::overlay::attach;
 use crate::bench::path::{Port, ifindex, name, port, text};
-use crate::interrupt;
 use crate::link::{End, veth};
 use crate::netns::Netns;
 
 /// Frames of one system call: a multiple of the mix, and of what is sent at once.
 pub(super) const BURST: u32 = 49_152;
-/// Frames redirected at once: a veth's ring holds 256.
-const BATCH: u32 = 64;
-/// Tries of one burst until nothing else disturbs it.
-const TRIES: u32 = 30;
-/// What the kernel's own threads get to work off what a disturbed try has left.
-const SETTLE: Duration = Duration::from_millis(50);
 const MTU: u32 = 1500;
 
 pub(super) const T0: Port = port("t0", 1);
@@ -64,12 +56,6 @@ pub(super) struct Lane {
     pub(super) vips: u32,
     // Last: devices are taken off while their interfaces are there.
     _pair: Pair,
-}
-
-/// Generator and sink.
-struct Rig {
-    generator: Ebpf,
-    sink: Ebpf,
 }
 
 /// Sends frames that nobody times.
@@ -143,70 +129,38 @@ impl Lane {
     }
 
     /// One burst of the stream that was begun, added to `tally`. The calling thread keeps to one processor.
-    ///
-    /// The sink sees a frame before the generator goes on, unless another process made the kernel put the path's work
-    /// off to a thread of its own: the rings then overflow, the try says nothing of the path, and there is another.
     pub(super) fn burst(&mut self, stream: &Stream, tally: &mut Tally) -> Result<()> {
-        let mut most = 0;
         let start = Instant::now();
-        for _ in 0..TRIES {
+        let Self { device, rig, .. } = self;
+        let frames = frames(stream, BURST);
+        let ready = || {
             // The ways take turns, and each leaves the processor's caches to the next as no trial of a minute finds them.
-            self.rig.send(stream, BURST)?;
-            self.device.before_burst(stream)?;
-            let before = self.rig.received()?;
-            let elapsed = self.rig.send(stream, BURST)?;
-            let received = self.rig.received()?;
-            let packets = received[0] - before[0];
-            if packets == u64::from(BURST) {
-                tally.packets += packets;
-                tally.octets += received[1] - before[1];
-                tally.elapsed += elapsed;
-                tally.spent += start.elapsed();
-                tally.bursts_ns.push(elapsed.as_nanos() as f64 / f64::from(BURST));
-                return Ok(());
-            }
-            most = most.max(packets);
-            tally.disturbed += 1;
-            interrupt::check()?;
-            thread::sleep(SETTLE);
-        }
-        bail!("at most {most} of {BURST} frames arrived in {TRIES} tries {}", self.device.explain())
+            rig.send(frames)?;
+            device.before_burst(stream)
+        };
+        let burst = rig
+            .burst(frames, ready)
+            .map_err(|error| error.context(format!("frames lost; {}", device.explain())))?;
+        tally.packets += u64::from(BURST);
+        tally.octets += burst.octets;
+        tally.elapsed += burst.elapsed;
+        tally.spent += start.elapsed();
+        tally.disturbed += burst.disturbed;
+        tally.bursts_ns.push(burst.elapsed.as_nanos() as f64 / f64::from(BURST));
+        Ok(())
     }
 }
 
 impl Tester<'_> {
     /// As many frames, whatever becomes of them.
-    pub(super) fn send(&self, frames: u32) -> Result<()> {
-        self.0.send(self.1, frames)?;
+    pub(super) fn send(&self, count: u32) -> Result<()> {
+        self.0.send(frames(self.1, count))?;
         Ok(())
     }
 }
 
-impl Rig {
-    /// How long the kernel was at it, by its own clock, which stops while another process has the processor.
-    fn send(&self, stream: &Stream, frames: u32) -> Result<Duration> {
-        let frame = vec![0_u8; stream.longest()];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&frame);
-        options.repeat = frames;
-        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        let program: &Xdp = match self.generator.program(generator_name(stream)) {
-            Some(Program::Xdp(program)) => program,
-            _ => return Err(anyhow!("the object has no generator")),
-        };
-        let sent = program.test_run(options);
-        // A signal ends the call early.
-        interrupt::check()?;
-        Ok(sent.context("generator")?.duration * frames)
-    }
-
-    /// Frames and octets, without check sequence.
-    fn received(&self) -> Result<[u64; 2]> {
-        let map = self.sink.map("SINK").ok_or_else(|| anyhow!("the object has no map SINK"))?;
-        let counters: PerCpuArray<_, [u64; 2]> = PerCpuArray::try_from(map)?;
-        let of_each = counters.get(&0, 0)?;
-        Ok(of_each.iter().fold([0, 0], |sum, each| [sum[0] + each[0], sum[1] + each[1]]))
-    }
+fn frames(stream: &Stream, count: u32) -> Frames<'static> {
+    Frames { program: generator_name(stream), longest: stream.longest(), count }
 }
 
 fn sink(netns: &Netns, port: Port) -> Result<Ebpf> {
