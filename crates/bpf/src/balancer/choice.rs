@@ -227,7 +227,8 @@ pub(crate) fn named(hash: u32, table: u32, size: u32) -> Option<u32> {
     }
     let slots: *const TableChunk = TABLES.get(first + slot / CHUNK_OCTETS)?;
     // SAFETY: the octets of a chunk, which are as many.
-    let number = u32::from(unsafe { (*slots.cast::<[u8; CHUNK_OCTETS as usize]>())[(slot % CHUNK_OCTETS) as usize] });
+    let number =
+        u32::from(unsafe { (*slots.cast::<[u8; CHUNK_OCTETS as usize]>())[(slot % CHUNK_OCTETS) as usize] });
     let palette = TABLES.get(first + size.div_ceil(CHUNK_OCTETS) + number / CHUNK_SLOTS)?;
     Some(u32::from(palette[(number % CHUNK_SLOTS) as usize]))
 }

@@ -146,7 +146,12 @@ fn has_transport(protocol: u8, octets: u32) -> Option<()> {
 
 /// The backend of a flow, which is counted as sent there.
 #[inline(always)]
-fn choose(frame: &Frame, node: &BalancerNodeValue, flow: &Flow, segment: u32) -> Option<&'static BackendValue> {
+fn choose(
+    frame: &Frame,
+    node: &BalancerNodeValue,
+    flow: &Flow,
+    segment: u32,
+) -> Option<&'static BackendValue> {
     let port_protocol = flow.ports >> 16 | u32::from(flow.protocol) << 16;
     let key = VipWords { address: flow.destination, segment, port_protocol };
     let vip = vip_cache::remembered(node.generation, &key)?;
