@@ -1,6 +1,6 @@
 //! One gateway's data path: devices, programs and maps, brought up, kept in step with the routes, taken down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bpf_abi::{
     TrafficValue,
 };
 use codec::IpPrefix;
+use netlink_packet_route::route::RouteMessage;
 use tokio::sync::watch;
 
 use crate::attach::{Attachments, Chosen, Hook, Role, choose};
@@ -24,6 +25,7 @@ use crate::maps::{FlowReader, Maps};
 use crate::netlink::{Link, Netlink};
 use crate::object;
 use crate::path::resolve;
+use crate::survey::{Survey, Surveyed};
 use crate::sysctl::Sysctls;
 use crate::table::{Desired, LocalEid, Mapping, Observed, Path as WayToRloc, Refusal, plan};
 use crate::tap::Tap;
@@ -129,8 +131,8 @@ pub struct Dataplane {
     pins: PathBuf,
     links: Vec<(Interface, Link)>,
     hook: Chosen,
-    /// Native routes are to be looked at again.
-    routes_changed: bool,
+    /// Native routes that the last survey found and no commit has taken up yet.
+    native_routes: BTreeMap<IpPrefix, RouteMessage>,
     /// An interface was made anew and has no program yet.
     unattached: bool,
 }
@@ -187,7 +189,7 @@ impl Dataplane {
             pins,
             links,
             hook,
-            routes_changed: false,
+            native_routes: BTreeMap::new(),
             unattached: false,
         };
         dataplane.route_local().await?;
@@ -253,20 +255,32 @@ impl Dataplane {
         Ok(plan.refused)
     }
 
-    /// Asks the kernel for the way to every locator again, takes up interfaces that were made anew under their old
-    /// names, and commits.
+    /// What to ask the kernel for after its links or routes changed; [`apply`](Self::apply) takes the answers.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        Survey {
+            interfaces: self.links.iter().map(|(interface, _)| interface.name.clone()).collect(),
+            rlocs: self.wanted_rlocs(),
+            native: self.native_prefixes(),
+            own_rlocs: self.config.rlocs.clone(),
+            with_macs: self.config.hook == Hook::Xdp,
+        }
+    }
+
+    /// Takes up what a survey found: other ways to locators, interfaces that were made anew under their old names. Then
+    /// commits.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit). Ways that could not be asked for stay as they were.
-    pub async fn refresh(&mut self) -> Result<Vec<Refusal>, DataplaneError> {
-        self.unattached |= self.follow_interfaces().await?;
-        self.routes_changed = true;
-        for rloc in self.wanted_rlocs() {
-            match self.resolve(rloc).await? {
-                Some(path) => drop(self.desired.paths.insert(rloc, path)),
+    /// As [`commit`](Self::commit).
+    pub async fn apply(&mut self, surveyed: Surveyed) -> Result<Vec<Refusal>, DataplaneError> {
+        self.unattached |= self.follow_interfaces(&surveyed.links).await?;
+        for (rloc, way) in surveyed.ways {
+            match way {
+                Some(way) => drop(self.desired.paths.insert(rloc, way)),
                 None => drop(self.desired.paths.remove(&rloc)),
             }
         }
+        self.native_routes = surveyed.native;
         let refused = self.commit().await?;
         if self.unattached {
             self.attach().await?;
@@ -276,11 +290,11 @@ impl Dataplane {
     }
 
     /// Whether an interface has another index than when it was last looked at. One that is gone may come back.
-    async fn follow_interfaces(&mut self) -> Result<bool, DataplaneError> {
+    async fn follow_interfaces(&mut self, found: &BTreeMap<String, Link>) -> Result<bool, DataplaneError> {
         let mut links = self.links.clone();
         for (interface, link) in &mut links {
-            if let Some(now) = self.netlink.link(&interface.name).await? {
-                *link = now;
+            if let Some(now) = found.get(&interface.name) {
+                link.clone_from(now);
             }
         }
         let index = |(_, link): &(Interface, Link)| link.ifindex;
@@ -464,10 +478,14 @@ impl Dataplane {
         let mtu = ways.min().unwrap_or_else(|| underlay.saturating_sub(own));
         let prefixes: Vec<_> = self.config.eid_space.iter().map(|eid| eid.prefix).collect();
         self.devices.route_eid_space(&self.netlink, &prefixes, mtu).await?;
+        let found = std::mem::take(&mut self.native_routes);
+        self.devices.route_native(&self.netlink, self.native_prefixes(), found).await
+    }
+
+    fn native_prefixes(&self) -> BTreeSet<IpPrefix> {
         let local = |eid: &Eid| self.config.local_eids.iter().any(|local| local.eid == *eid);
         let native = self.desired.mappings.iter().filter(|(eid, m)| **m == Mapping::Native && !local(eid));
-        let native: BTreeSet<_> = native.map(|(eid, _)| eid.prefix).collect();
-        self.devices.route_native(&self.netlink, native, std::mem::take(&mut self.routes_changed)).await
+        native.map(|(eid, _)| eid.prefix).collect()
     }
 }
 

@@ -142,7 +142,7 @@ impl Devices {
     }
 
     /// Forwards what is left to the stack by other routes than ours. Inside the EID space it would come back to us
-    /// through [`STACK`] otherwise, until its TTL is used up. `again` looks at those routes again.
+    /// through [`STACK`] otherwise, until its TTL is used up. What is not in `found` stays, or is looked up if it is new.
     ///
     /// # Errors
     /// If the kernel refuses a route.
@@ -150,7 +150,7 @@ impl Devices {
         &mut self,
         netlink: &Netlink,
         prefixes: BTreeSet<IpPrefix>,
-        again: bool,
+        mut found: BTreeMap<IpPrefix, RouteMessage>,
     ) -> Result<(), DataplaneError> {
         let gone: Vec<IpPrefix> = self.native.keys().filter(|p| !prefixes.contains(p)).copied().collect();
         for prefix in gone {
@@ -158,13 +158,15 @@ impl Devices {
             self.native.remove(&prefix);
         }
         for prefix in prefixes {
-            if again || !self.native.contains_key(&prefix) {
-                let route = netlink.native_route(prefix).await?;
-                // Replacing a route announces a change, also when it is the same route.
-                if self.native.get(&prefix) != Some(&route) {
-                    netlink.replace(route.clone(), &prefix).await?;
-                    self.native.insert(prefix, route);
-                }
+            let route = match found.remove(&prefix) {
+                Some(route) => route,
+                None if self.native.contains_key(&prefix) => continue,
+                None => netlink.native_route(prefix).await?,
+            };
+            // Replacing a route announces a change, also when it is the same route.
+            if self.native.get(&prefix) != Some(&route) {
+                netlink.replace(route.clone(), &prefix).await?;
+                self.native.insert(prefix, route);
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ pub mod netns;
 pub mod object;
 pub mod packet;
 pub mod path;
+mod survey;
 pub mod sysctl;
 pub mod table;
 pub mod tap;
@@ -30,3 +31,4 @@ pub use dataplane::{
 };
 pub use eid::{Eid, mapped, unmapped};
 pub use error::DataplaneError;
+pub use survey::{Survey, Surveyed};

@@ -222,7 +222,7 @@ fn packets_left_to_the_stack_take_others_routes() {
     let show = || topology.ip("i", &["route", "show", "10.100.128.0/17"]);
     assert!(show().starts_with("unreachable"), "there is no other route yet: {}", show());
     topology.ip("i", &["route", "add", "default", "via", "10.0.1.2"]);
-    itr.refresh();
+    itr.follow();
     assert!(show().contains("via 10.0.1.2 dev u0"), "{}", show());
     itr.set(unregistered, Mapping::Drop);
     assert_eq!(show(), "");
@@ -259,7 +259,7 @@ fn xdp_carries_packets_and_survives_a_restart() {
     etr.set(eid("10.200.0.0/24"), to(&[("10.0.1.1", 100)]));
     // The first packets teach the stacks their neighbours.
     topology.ping(&["-c", "3"]);
-    [&mut itr, &mut etr].into_iter().for_each(Gateway::refresh);
+    [&mut itr, &mut etr].into_iter().for_each(Gateway::follow);
     let through = count(&itr, Reason::Encapsulated);
     assert!(topology.ping(&["-c", "3"]).contains("3 received"));
     assert_eq!(count(&itr, Reason::Encapsulated), through + 3);
@@ -286,7 +286,7 @@ fn interfaces_made_anew_are_taken_up() {
     assert!(topology.ping(&["-c", "1"]).contains("1 received"));
     topology.remake_client_link();
     topology.remake_underlay();
-    [&mut itr, &mut etr].into_iter().for_each(Gateway::refresh);
+    [&mut itr, &mut etr].into_iter().for_each(Gateway::follow);
     assert!(topology.ping(&["-c", "2"]).contains("2 received"));
     assert_eq!((topology.attached("i", "i0"), topology.attached("e", "u0")), (1, 1));
     detach([itr, etr]);
@@ -309,9 +309,31 @@ fn a_route_change_reaches_the_locators() {
         assert!(Instant::now() < deadline, "no route change was announced");
         itr.idle(Duration::from_millis(10));
     }
-    itr.refresh();
+    itr.follow();
     assert_eq!(way(&itr), ("10.0.1.77".parse().unwrap(), 1400));
     assert!(topology.ip("i", &["route", "show", "10.100.0.0/16"]).contains("mtu lock 1364"));
+    detach([itr, etr]);
+}
+
+#[test]
+fn a_mapping_set_during_a_survey_keeps_its_ways() {
+    let topology = Topology::new("t13");
+    let (mut itr, etr) = connected(&topology);
+    let way = |gateway: &Gateway, rloc: &str| {
+        let rloc = rloc.parse::<IpAddr>().unwrap();
+        let observed = gateway.dataplane().observed();
+        let locator = observed.locators.values().find(|l| dataplane::unmapped(&l.destination) == rloc)?;
+        Some(dataplane::unmapped(&locator.next_hop))
+    };
+    topology.ip("i", &["route", "add", "10.0.9.9/32", "via", "10.0.1.8", "dev", "u0", "onlink"]);
+    topology.ip("i", &["route", "add", "10.0.1.2/32", "via", "10.0.1.7", "dev", "u0", "onlink"]);
+    let surveyed = itr.survey();
+    itr.set(eid("10.100.0.0/24"), to(&[("10.0.1.2", 50), ("10.0.9.9", 50)]));
+    let before = (way(&itr, "10.0.1.2"), way(&itr, "10.0.9.9"));
+    itr.apply(surveyed);
+    let next_hop = |address: &str| Some(address.parse::<IpAddr>().unwrap());
+    assert_eq!(before, (next_hop("10.0.1.2"), next_hop("10.0.1.8")));
+    assert_eq!((way(&itr, "10.0.1.2"), way(&itr, "10.0.9.9")), (next_hop("10.0.1.7"), next_hop("10.0.1.8")));
     detach([itr, etr]);
 }
 

@@ -7,7 +7,9 @@ use aya::programs::{SchedClassifier, tc::TcAttachType};
 use dataplane::netns::NetnsGuard;
 use dataplane::table::Mapping;
 use dataplane::tap::FRAME_MAX;
-use dataplane::{Dataplane, DataplaneConfig, Eid, Hook, Interface, LocalPrefix, OnStop, Role, bpffs};
+use dataplane::{
+    Dataplane, DataplaneConfig, Eid, Hook, Interface, LocalPrefix, OnStop, Role, Surveyed, bpffs,
+};
 use tokio::runtime::Runtime;
 
 pub(crate) const CLIENT: &str = "10.200.0.2";
@@ -175,9 +177,19 @@ impl Gateway {
         assert_eq!(refused, []);
     }
 
-    pub(crate) fn refresh(&mut self) {
+    pub(crate) fn survey(&self) -> Surveyed {
         let _there = NetnsGuard::enter(&self.namespace).unwrap();
-        assert_eq!(self.runtime.block_on(self.dataplane.refresh()).unwrap(), []);
+        self.dataplane.survey().run().unwrap()
+    }
+
+    pub(crate) fn apply(&mut self, surveyed: Surveyed) {
+        let _there = NetnsGuard::enter(&self.namespace).unwrap();
+        assert_eq!(self.runtime.block_on(self.dataplane.apply(surveyed)).unwrap(), []);
+    }
+
+    pub(crate) fn follow(&mut self) {
+        let surveyed = self.survey();
+        self.apply(surveyed);
     }
 
     pub(crate) fn idle(&self, time: Duration) {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use codec::Instant;
 use dataplane::table::{Locator, Mapping, Refusal};
 use dataplane::tap::{FRAME_MAX, Tap};
-use dataplane::{Dataplane, DataplaneError, Eid, OnStop};
+use dataplane::{Dataplane, DataplaneError, Eid, OnStop, Surveyed};
 use lisp::machine::{Counter, Transmit};
 use lisp::mapping::TableDelta;
 use lisp::wire::{Action, EidPrefix, InstanceId};
 use lisp::xtr::{Command, Event, Output, Xtr};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, sleep_until};
 
 use super::api::Query;
@@ -63,8 +64,10 @@ pub(super) struct Shell {
 /// What is pending between two turns of the loop.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// When the routes are to be asked again.
-    refresh_at: Option<Instant>,
+    /// When links and routes are to be asked for again.
+    survey_at: Option<Instant>,
+    /// They are being asked for, on another thread.
+    survey: Option<JoinHandle<Result<Surveyed, DataplaneError>>>,
     /// A commit failed and is to be tried again.
     uncommitted: bool,
     /// The Map-Servers know that we stop.
@@ -93,7 +96,8 @@ impl Shell {
                 () = self.shutdown.requested() => break,
                 Some((from, bytes)) = self.control.receive() => self.datagram(from, &bytes),
                 length = tap.receive(&mut frame) => self.miss(&tap, &frame[..length?]),
-                () = sleep_until(deadline) => self.timeout().await,
+                () = sleep_until(deadline) => self.timeout(),
+                Some(answer) = answered(&mut self.work.survey) => self.surveyed(answer).await,
                 _ = sample.tick() => self.sample(),
                 Ok(()) = self.routes.changed() => self.routes_changed(),
                 Some(query) = self.queries.recv() => self.answer(query),
@@ -106,7 +110,8 @@ impl Shell {
 
     fn deadline(&self) -> tokio::time::Instant {
         let idle = self.clock.now() + Duration::from_secs(3600);
-        let wake = [self.xtr.poll_timeout(), self.work.refresh_at].into_iter().flatten().min();
+        let survey_at = self.work.survey_at.filter(|_| self.work.survey.is_none());
+        let wake = [self.xtr.poll_timeout(), survey_at].into_iter().flatten().min();
         self.clock.deadline(wake.map_or(idle, |wake| wake.min(idle)))
     }
 
@@ -117,18 +122,26 @@ impl Shell {
         }
     }
 
-    async fn timeout(&mut self) {
+    fn timeout(&mut self) {
         let now = self.clock.now();
         self.xtr.handle_timeout(now);
-        if self.work.refresh_at.is_some_and(|at| at <= now) {
-            self.work.refresh_at = None;
-            let refreshed = self.dataplane.refresh().await;
-            self.committed(refreshed);
+        if self.work.survey.is_none() && self.work.survey_at.is_some_and(|at| at <= now) {
+            self.work.survey_at = None;
+            let survey = self.dataplane.survey();
+            self.work.survey = Some(spawn_blocking(|| survey.run()));
         }
     }
 
     fn routes_changed(&mut self) {
-        self.work.refresh_at.get_or_insert_with(|| self.clock.now() + ROUTES_SETTLE);
+        self.work.survey_at.get_or_insert_with(|| self.clock.now() + ROUTES_SETTLE);
+    }
+
+    async fn surveyed(&mut self, answer: Result<Surveyed, DataplaneError>) {
+        let applied = match answer {
+            Ok(surveyed) => self.dataplane.apply(surveyed).await,
+            Err(error) => Err(error),
+        };
+        self.committed(applied);
     }
 
     /// A packet to an EID that the kernel has no mapping for.
@@ -323,7 +336,7 @@ impl Shell {
             self.give_up(&expired);
             self.confirm();
             if self.work.uncommitted {
-                self.work.refresh_at = Some(self.clock.now());
+                self.work.survey_at = Some(self.clock.now());
             }
         }
     }
@@ -394,11 +407,23 @@ impl Shell {
             let deadline = self.deadline();
             tokio::select! {
                 Some((from, bytes)) = self.control.receive() => self.datagram(from, &bytes),
-                () = sleep_until(deadline) => self.timeout().await,
+                () = sleep_until(deadline) => self.timeout(),
                 () = sleep_until(end) => return tracing::warn!("no Map-Server confirmed the withdrawal"),
             }
             self.drain().await;
         }
+    }
+}
+
+/// The answer of a survey that runs; it does not run any more then.
+async fn answered(
+    survey: &mut Option<JoinHandle<Result<Surveyed, DataplaneError>>>,
+) -> Option<Result<Surveyed, DataplaneError>> {
+    let answer = survey.as_mut()?.await;
+    *survey = None;
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
