@@ -44,6 +44,24 @@ pub(crate) fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
+/// What the process has used of its processors, in user and system mode.
+pub(crate) fn process_cpu_time() -> Duration {
+    cpu_time(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// What the calling thread has used of its processor, likewise.
+pub(crate) fn thread_cpu_time() -> Duration {
+    cpu_time(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn cpu_time(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec that lives for the call; an error leaves it at zero.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let nanos = time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,6 +54,7 @@ impl<M: Metric> EncodeMetric for Described<M> {
 #[must_use]
 pub fn reference() -> Registry {
     let mut registry = registry("reference");
+    crate::priority::describe(&mut registry);
     crate::http::describe(&mut registry);
     crate::mapserver::describe(&mut registry);
     crate::controller::describe(&mut registry);
@@ -91,7 +92,7 @@ impl Collector for Process {
             let count = u32::try_from(files.count().saturating_sub(1)).unwrap_or(u32::MAX);
             gauge("process_open_fds", "Open file descriptors", f64::from(count))?;
         }
-        let counter = ConstCounter::new(cpu_seconds());
+        let counter = ConstCounter::new(crate::clock::process_cpu_time().as_secs_f64());
         let help = "User and system time";
         counter.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, counter.metric_type())?)
     }
@@ -102,14 +103,6 @@ fn resident_octets() -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibioctets: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(f64::from(kibioctets) * 1024.0)
-}
-
-fn cpu_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec that lives for the call; an error leaves it at zero.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    let nanos = time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec);
-    std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)).as_secs_f64()
 }
 
 #[cfg(test)]

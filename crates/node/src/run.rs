@@ -86,9 +86,6 @@ pub fn runtime(config: &Config) -> std::io::Result<Runtime> {
 /// # Errors
 /// Why the node did not start, or why it ended without a signal.
 pub async fn run(config: Config) -> Result<(), RunError> {
-    if config.balancer.is_none() {
-        priority::go_first();
-    }
     let (trigger, shutdown) = shutdown();
     let manager = ServiceManager::from_environment();
     // Before anything is built: a start that is ended half-way takes nothing down.
@@ -142,13 +139,17 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
     let threads = ApiThreads::start().map_err(RunError::Threads)?;
     let (server, mut registry) = bind(&threads, config.http.clone(), registry).await.map_err(listen)?;
     let bound = server.local_addr().map_err(listen)?;
+    let clock = Clock::start();
+    if config.balancer.is_none() {
+        priority::go_first(&mut registry, clock);
+    }
     let setup = Setup {
         node: &config.node,
         registry: &mut registry,
         readiness: &readiness,
         store: &store,
         shutdown: shutdown.clone(),
-        clock: Clock::start(),
+        clock,
     };
     let (api, tasks) = start_roles(&config, setup).await?;
     tracing::info!(node = config.node.name, api = %bound, "started");

@@ -429,8 +429,8 @@ section! {
         vteps: Vec<String> = Vec::new(),
         /// Flows that are remembered at most; of the older ones, the longest unused goes first.
         flow_entries: u32 = 262_144,
-        /// Memory of all tables together in MiB, 1 to 64. A table costs 2 octets per slot, twice that while its VIP
-        /// drains.
+        /// Memory of all tables together in MiB, 1 to 64. A table costs an octet per slot, two if its VIP has more than
+        /// 256 backends, and twice that while the VIP drains.
         table_memory_mib: u32 = 64,
         /// File with the VIPs to start with (TOML). What was changed over the API is stored and goes before it.
         services: Option<String> = None,
