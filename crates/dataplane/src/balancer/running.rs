@@ -193,7 +193,8 @@ impl Balancer {
     /// [`DataplaneError::Vips`] names everything that is wrong with `desired`; nothing was changed then. If the kernel
     /// refuses a write, the writes made stand and the rest is made at the next call.
     pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
-        let applied = self.state.apply(now, desired, &self.config.vteps)?;
+        let began = std::time::Instant::now();
+        let applied = self.state.apply(&|| now + began.elapsed(), desired, &self.config.vteps)?;
         self.features.let_in(desired);
         if !self.attached && !self.away {
             self.attach()?;
@@ -212,7 +213,8 @@ impl Balancer {
     /// # Errors
     /// If the kernel refuses a write; it is made at the next call.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError> {
-        self.state.handle_timeout(now)
+        let began = std::time::Instant::now();
+        self.state.handle_timeout(&|| now + began.elapsed())
     }
 
     /// What the kernel had for a backend when this process started; `None` if it was not there.

@@ -7,6 +7,7 @@ use codec::Instant;
 
 use crate::balancer::bases::Bases;
 use crate::balancer::check::check;
+use crate::balancer::chunks::GRACE;
 use crate::balancer::desired::Vip;
 use crate::balancer::maps::{Maps, TableMemory};
 use crate::balancer::observed::{Observed, Write};
@@ -62,13 +63,15 @@ impl<M: Target> State<M> {
         Self { maps, observed, in_force: InForce::new(), settled: false, bases: Bases::default() }
     }
 
-    /// [`Balancer::apply`](super::Balancer::apply).
+    /// [`Balancer::apply`](super::Balancer::apply). `clock` goes on while tables are computed and written: what a write
+    /// replaces may be read for [`GRACE`] from then on.
     pub(crate) fn apply(
         &mut self,
-        now: Instant,
+        clock: &dyn Fn() -> Instant,
         desired: &[Vip],
         vteps: &[IpAddr],
     ) -> Result<Applied, DataplaneError> {
+        let now = clock();
         self.observed.chunks.cool_down(now);
         if self.settled && self.is_in_force(desired) {
             return Ok(Applied::default());
@@ -85,7 +88,7 @@ impl<M: Target> State<M> {
             .map_err(DataplaneError::Vips)?;
         let applied =
             Applied { writes: plan.writes.len(), tables: plan.tables, moved_slots: plan.moved_slots };
-        self.carry_out(now, plan, desired)?;
+        self.carry_out(clock, plan, desired)?;
         Ok(applied)
     }
 
@@ -95,17 +98,23 @@ impl<M: Target> State<M> {
         desired.len() == self.in_force.len() && desired.iter().all(same)
     }
 
-    fn carry_out(&mut self, now: Instant, plan: Plan, desired: &[Vip]) -> Result<(), DataplaneError> {
+    fn carry_out(
+        &mut self,
+        clock: &dyn Fn() -> Instant,
+        plan: Plan,
+        desired: &[Vip],
+    ) -> Result<(), DataplaneError> {
         // After a change that did not come to its end nothing is given up: the next one counts anew.
         self.settled = false;
         self.observed.drains.clear();
         self.observed.retired.clear();
         for write in &plan.writes {
             self.maps.write(write)?;
-            self.observed.record(write, now);
+            self.observed.record(write, clock());
         }
+        let let_go = clock() + GRACE;
         self.observed.drains = plan.drains;
-        self.observed.retired = plan.retired;
+        self.observed.retired = plan.retired.into_iter().map(|(index, at)| (index, at.max(let_go))).collect();
         let keys: BTreeSet<_> = desired.iter().map(|vip| vip.id.key()).collect();
         self.in_force.retain(|key, _| keys.contains(key));
         self.bases.retain(|key| keys.contains(key));
@@ -115,11 +124,12 @@ impl<M: Target> State<M> {
     }
 
     /// [`Balancer::handle_timeout`](super::Balancer::handle_timeout).
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), DataplaneError> {
+    pub(crate) fn handle_timeout(&mut self, clock: &dyn Fn() -> Instant) -> Result<(), DataplaneError> {
+        let now = clock();
         self.observed.chunks.cool_down(now);
         for write in self.observed.expired(now) {
             self.maps.write(&write)?;
-            self.observed.record(&write, now);
+            self.observed.record(&write, clock());
         }
         Ok(())
     }
@@ -127,7 +137,9 @@ impl<M: Target> State<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::{BTreeMap, HashMap};
+    use std::rc::Rc;
     use std::time::Duration;
 
     use balance::maglev::{Base, NO_MEMBER, TableSize};
@@ -135,7 +147,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::balancer::chunks::GRACE;
     use crate::balancer::desired::HashBy;
     use crate::balancer::error::VipError;
     use crate::balancer::identity::identity;
@@ -148,7 +159,9 @@ mod tests {
     /// Maps that mind what a program could be reading.
     #[derive(Clone, Default)]
     struct Kernel {
-        now: Instant,
+        now: Rc<Cell<Instant>>,
+        /// How long a write takes.
+        delay: Duration,
         chunks: Vec<TableChunk>,
         vips: BTreeMap<VipKey, VipValue>,
         backends: BTreeMap<u16, BackendValue>,
@@ -190,7 +203,7 @@ mod tests {
         }
 
         fn withdraw(&mut self, value: Option<VipValue>) {
-            let until = self.now + GRACE;
+            let until = self.now.get() + GRACE;
             for table in value.iter().flat_map(tables_of) {
                 for index in self.slots(table).unwrap() {
                     self.named_until.insert(index, until);
@@ -221,11 +234,12 @@ mod tests {
             if self.refuse_after == Some(self.writes.len()) {
                 return Err(DataplaneError::system("refuse", "", std::io::Error::other("as told")));
             }
+            self.now.set(self.now.get() + self.delay);
             match write {
                 Write::Identity(index, identity) => {
                     assert!(!self.named().contains(index), "{index} is named by a table");
                     let until = self.named_until.get(index).copied().unwrap_or_default();
-                    assert!(until <= self.now, "{index} may be in the hands of a program");
+                    assert!(until <= self.now.get(), "{index} may be in the hands of a program");
                     self.identities.remove(index);
                     if *identity != 0 {
                         assert!(self.identities.values().all(|other| other != identity));
@@ -249,7 +263,8 @@ mod tests {
                         !self.vips.values().flat_map(Self::places).any(|live| overlaps(&live)),
                         "{write:?}"
                     );
-                    assert!(!self.read_until.iter().any(|(until, read)| *until > self.now && overlaps(read)));
+                    let now = self.now.get();
+                    assert!(!self.read_until.iter().any(|(until, read)| *until > now && overlaps(read)));
                     self.chunks[range].copy_from_slice(chunks);
                 }
                 Write::Vip(key, value) => {
@@ -278,14 +293,26 @@ mod tests {
             Self { state: State::new(Kernel::new(), Observed::new(CHUNKS)) }
         }
 
-        fn at(&mut self, now: Instant) -> &mut State<Kernel> {
-            self.state.maps.now = now;
+        /// The state, and the clock that goes on with every write.
+        fn at(&mut self, now: Instant) -> (&mut State<Kernel>, impl Fn() -> Instant + use<>) {
+            self.state.maps.now.set(now);
             self.state.maps.writes.clear();
-            &mut self.state
+            let clock = Rc::clone(&self.state.maps.now);
+            (&mut self.state, move || clock.get())
+        }
+
+        fn try_apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
+            let (state, clock) = self.at(now);
+            state.apply(&clock, desired, &[])
         }
 
         fn apply(&mut self, now: Instant, desired: &[Vip]) -> Applied {
-            self.at(now).apply(now, desired, &[]).unwrap()
+            self.try_apply(now, desired).unwrap()
+        }
+
+        fn time_out(&mut self, now: Instant) {
+            let (state, clock) = self.at(now);
+            state.handle_timeout(&clock).unwrap();
         }
 
         fn writes(&self) -> &[Write] {
@@ -412,9 +439,9 @@ mod tests {
             Some(Instant::from_millis(5100)),
             "the second table cools down"
         );
-        world.at(Instant::from_millis(5100)).handle_timeout(Instant::from_millis(5100)).unwrap();
+        world.time_out(Instant::from_millis(5100));
         assert_eq!(world.state.observed.poll_timeout(), Some(Instant::from_secs(15)), "begun anew");
-        world.at(Instant::from_secs(15)).handle_timeout(Instant::from_secs(15)).unwrap();
+        world.time_out(Instant::from_secs(15));
         let over = world.value(&web(&[]));
         assert_eq!((over.previous_size, over.drain, over.table), (0, 0, third.table));
         assert_eq!(world.writes().len(), 1);
@@ -435,10 +462,10 @@ mod tests {
         assert_eq!(world.apply(Instant::ZERO, &desired), Applied::default());
         assert_eq!(world.state.observed.poll_timeout(), Some(Instant::from_secs(10)));
         assert!(world.state.maps.identities.len() == 2, "the previous table names a");
-        world.at(Instant::from_secs(10)).handle_timeout(Instant::from_secs(10)).unwrap();
+        world.time_out(Instant::from_secs(10));
         assert_eq!(world.value(&desired[0]).previous_size, 0);
         let later = Instant::from_secs(10) + GRACE;
-        world.at(later).handle_timeout(later).unwrap();
+        world.time_out(later);
         assert_eq!(world.state.maps.identities.len(), 1);
     }
 
@@ -504,7 +531,7 @@ mod tests {
         assert_eq!(world.state.maps.backends[&a].serial, serial, "and still the same");
         world.apply(Instant::from_secs(3), &[web(&[("b", 1), ("c", 1)])]);
         for now in [13, 14] {
-            world.at(Instant::from_secs(now)).handle_timeout(Instant::from_secs(now)).unwrap();
+            world.time_out(Instant::from_secs(now));
         }
         world.restart();
         world.apply(Instant::from_secs(15), &[web(&[("d", 1), ("b", 1), ("c", 1)])]);
@@ -543,7 +570,7 @@ mod tests {
         let by = |backend| Vip { hash: HashBy::Addresses, ..web(&[(backend, 1)]) };
         world.apply(Instant::ZERO, &[by("a")]);
         world.apply(Instant::ZERO, &[by("b")]);
-        world.at(Instant::from_secs(10)).handle_timeout(Instant::from_secs(10)).unwrap();
+        world.time_out(Instant::from_secs(10));
         assert_eq!(world.writes().len(), 2);
         assert!(world.state.maps.vips.values().all(|value| value.previous_size == 0));
     }
@@ -556,13 +583,12 @@ mod tests {
         let before = world.state.maps.vips.clone();
         let mut large = small(vip("192.0.2.11:80/tcp", &[("a", 1)]));
         large.table_size = Some(TableSize::new(32_749).unwrap());
-        let error =
-            world.at(SECOND_IN).apply(SECOND_IN, &[web(&[("b", 1)]), large.clone()], &[]).unwrap_err();
+        let error = world.try_apply(SECOND_IN, &[web(&[("b", 1)]), large.clone()]).unwrap_err();
         assert!(error.to_string().contains("192.0.2.11:80/tcp: its table needs 32832 octets"), "{error}");
         assert!(matches!(&error, DataplaneError::Vips(errors)
             if matches!(errors[..], [VipError::TableMemory { needed: 32_832, all: 32_768, .. }])));
         let twice = [good.clone(), web(&[("c", 1)])];
-        assert!(world.at(SECOND_IN).apply(SECOND_IN, &twice, &[]).is_err());
+        assert!(world.try_apply(SECOND_IN, &twice).is_err());
         assert_eq!(world.writes(), []);
         assert_eq!(world.state.maps.vips, before);
         assert_eq!(world.apply(SECOND_IN, &[good]), Applied::default());
@@ -578,11 +604,11 @@ mod tests {
             let mut world = World::new();
             world.apply(Instant::ZERO, &old);
             world.state.maps.refuse_after = Some(refused);
-            let failed = world.at(SECOND_IN).apply(SECOND_IN, &desired, &[]).is_err();
+            let failed = world.try_apply(SECOND_IN, &desired).is_err();
             assert!(failed, "the change has more than {refused} writes");
             world.state.maps.refuse_after = None;
             let later = Instant::from_secs(60);
-            world.at(later).handle_timeout(later).unwrap();
+            world.time_out(later);
             world.apply(later, &desired);
             world.check(&desired);
             assert_eq!(world.apply(later, &desired), Applied::default());
@@ -641,9 +667,11 @@ mod tests {
         /// another owner while something names it.
         #[test]
         fn every_sequence_of_changes_is_safe_and_gets_there(
-            steps in proptest::collection::vec((desired(), 0_u64..200, 0_u8..6), 1..12)
+            steps in proptest::collection::vec((desired(), 0_u64..200, 0_u8..6), 1..12),
+            delay in 0_u64..30
         ) {
             let mut world = World::new();
+            world.state.maps.delay = Duration::from_millis(delay);
             let mut now = Instant::ZERO;
             for (desired, pause, event) in steps {
                 now = now + Duration::from_millis(pause);
@@ -654,19 +682,22 @@ mod tests {
                 }
                 if event == 1 {
                     world.state.maps.refuse_after = Some(usize::try_from(pause % 9).unwrap());
-                    let _ = world.at(now).apply(now, &desired, &[]);
+                    let _ = world.try_apply(now, &desired);
+                    now = world.state.maps.now.get();
                     world.state.maps.refuse_after = None;
                 }
                 if event > 2 {
-                    world.at(now).handle_timeout(now).unwrap();
+                    world.time_out(now);
+                    now = world.state.maps.now.get();
                 }
                 world.apply(now, &desired);
+                now = world.state.maps.now.get();
                 world.check(&desired);
                 prop_assert_eq!(world.apply(now, &desired), Applied::default());
             }
             while let Some(next) = world.state.observed.poll_timeout() {
-                now = now.max(next);
-                world.at(now).handle_timeout(now).unwrap();
+                now = world.state.maps.now.get().max(next);
+                world.time_out(now);
             }
             let kernel = &world.state.maps;
             let live: u32 =
