@@ -135,11 +135,16 @@ impl Maps {
     /// If the kernel refuses it.
     pub(crate) fn set_node(&mut self, value: &BalancerNodeValue) -> Result<(), DataplaneError> {
         let before = self.node()?;
-        self.publish(BalancerNodeValue {
-            generation: before.generation,
-            flow_hash: FlowHash::of_seed(value.seed),
-            ..*value
-        })
+        let flow_hash = FlowHash::of_seed(value.seed);
+        if before.flow_hash != flow_hash {
+            // A program that reads while the value is written may find keys of both seeds. What it makes of them may be
+            // remembered under no generation that is in force.
+            let nothing_is_remembered = BalancerNodeValue { generation: 0, ..before };
+            self.node.set(0, nothing_is_remembered, 0).map_err(of("BALANCER_NODE"))?;
+            let new_keys = BalancerNodeValue { generation: 0, flow_hash, ..*value };
+            self.node.set(0, new_keys, 0).map_err(of("BALANCER_NODE"))?;
+        }
+        self.publish(BalancerNodeValue { generation: before.generation, flow_hash, ..*value })
     }
 
     fn new_generation(&mut self) -> Result<(), DataplaneError> {
