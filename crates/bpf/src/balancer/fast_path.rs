@@ -43,15 +43,15 @@ struct Flow {
 pub(crate) fn send(frame: &Frame) -> Option<()> {
     let node = NODE.get(0)?;
     let start: *mut Start = frame.at(0)?;
-    // SAFETY: `at` checked that all of it is in the frame, to which nothing else refers.
-    let start = unsafe { &mut *start };
-    if start.destination != mac_words(node.mac) {
+    // SAFETY: `at` checked that all of it is in the frame, and nothing is written to that yet.
+    let read = unsafe { &*start };
+    if read.destination != mac_words(node.mac) {
         return None;
     }
-    match start.ethertype {
+    match read.ethertype {
         IPV4 => untagged(frame, node, start, v4::<ETHERNET>(frame)?),
         IPV6 => untagged(frame, node, start, v6::<ETHERNET>(frame)?),
-        DOT1Q => match start.inner_ethertype {
+        DOT1Q => match read.inner_ethertype {
             IPV4 => tagged(frame, node, start, v4::<{ ETHERNET + TAG }>(frame)?),
             IPV6 => tagged(frame, node, start, v6::<{ ETHERNET + TAG }>(frame)?),
             _ => None,
@@ -61,24 +61,29 @@ pub(crate) fn send(frame: &Frame) -> Option<()> {
 }
 
 #[inline(always)]
-fn untagged(frame: &Frame, node: &BalancerNodeValue, start: &mut Start, flow: Flow) -> Option<()> {
+fn untagged(frame: &Frame, node: &BalancerNodeValue, start: *mut Start, flow: Flow) -> Option<()> {
     let [_, _, high, low] = flow.ports.to_ne_bytes();
     let may_be_tunnel = flow.protocol == UDP && ([high, low] == VXLAN_PORT || [high, low] == GENEVE_PORT);
     if node.vtep_count != 0 && may_be_tunnel {
         return None;
     }
     let backend = choose(frame, node, &flow, segment::NONE)?;
+    // SAFETY: as in `send`; from here on nothing else refers to the frame.
+    let start = unsafe { &mut *start };
     start.set_macs(backend, node);
     Some(())
 }
 
 #[inline(always)]
-fn tagged(frame: &Frame, node: &BalancerNodeValue, start: &mut Start, flow: Flow) -> Option<()> {
-    let tci = u16::from_be_bytes(start.tci);
+fn tagged(frame: &Frame, node: &BalancerNodeValue, start: *mut Start, flow: Flow) -> Option<()> {
+    // SAFETY: as in `send`.
+    let tci = u16::from_be_bytes(unsafe { (*start).tci });
     let vid = u32::from(tci & 0x0fff);
     // Priority-tagged frames belong to no VLAN (802.1Q-2022 §6.9.1).
     let segment = if vid == 0 { segment::NONE } else { segment::DOT1Q | vid };
     let backend = choose(frame, node, &flow, segment)?;
+    // SAFETY: as in `send`; from here on nothing else refers to the frame.
+    let start = unsafe { &mut *start };
     start.tci = (tci & 0xf000 | backend.segment as u16 & 0x0fff).to_be_bytes();
     start.set_macs(backend, node);
     Some(())
