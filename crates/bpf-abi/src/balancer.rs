@@ -1,7 +1,7 @@
 //! What the site balancer's program looks up; `docs/balancer.md` tells the rules.
 //!
 //! A frame to a VIP: [`VipValue`] by [`VipKey`], one slot of that VIP's table by the hash of the flow, the
-//! [`BackendValue`] that the slot names. Addresses, MACs and ports are in network order, everything else is native.
+//! [`BackendValue`] whose index the slot holds, or whose number in the table's palette. Addresses, MACs and ports are in network order, everything else is native.
 
 pub use crate::balancer_hash::FlowHash;
 
@@ -9,7 +9,7 @@ pub use crate::balancer_hash::FlowHash;
 pub const VIP_ENTRIES: usize = 16_384;
 /// VIPs that are counted: [`VipValue::id`] is below this.
 pub const VIPS: usize = 4096;
-/// Entries of the backend table: an index is a slot's value.
+/// Entries of the backend table: what a slot or a palette holds is an index of it.
 pub const BACKENDS: usize = 65_536;
 /// Slots of two octets in one [`TableChunk`].
 pub const CHUNK_SLOTS: u32 = 32;

@@ -423,11 +423,11 @@ fn refused(vip: &Vip, error: MaglevError) -> VipError {
     }
 }
 
-/// Slots that name another backend than before; all of them if the tables have not the same size.
+/// Slots that name another backend than before; all of the larger table if the two have not the same size.
 fn moved(before: &[u16], after: &[u16]) -> u64 {
     let same = before.len() == after.len();
     let moved = after.iter().zip(before).filter(|(after, before)| after != before).count();
-    (if same { moved } else { after.len() }) as u64
+    (if same { moved } else { before.len().max(after.len()) }) as u64
 }
 
 /// Octets of the tables of an entry.

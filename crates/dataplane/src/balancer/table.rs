@@ -85,7 +85,8 @@ pub(crate) const fn previous(value: &VipValue) -> Table {
 }
 
 impl Form {
-    /// The shortest form of slots that are indices: with a palette if that can name all of them.
+    /// The form of slots that are indices: with a palette if that can name all of them, even where the palette of a small
+    /// table takes what the slots save.
     pub(crate) fn of(slots: &[u16]) -> Self {
         let size = u32::try_from(slots.len()).unwrap_or(u32::MAX);
         let palette: Vec<u16> = slots.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
