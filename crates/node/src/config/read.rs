@@ -25,44 +25,55 @@ const MAX_PROBLEMS: usize = 100;
 
 /// Reads a text.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Read<T> {
+    let at = Lines::of(text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let problem = |error: &toml::de::Error| Problem {
             path: String::new(),
             file: None,
-            line: error.span().map(|span| line_at(text, span.start)),
+            line: error.span().map(|span| at.line(span.start)),
             message: format!("not TOML: {}", error.message()),
         };
         return Read { file: None, problems: errors.iter().map(problem).collect(), lines: BTreeMap::new() };
     }
     let mut lines = BTreeMap::new();
-    note_lines(text, "", document.get_ref(), &mut lines);
+    note_lines(&at, "", document.get_ref(), &mut lines);
     let mut problems = Vec::new();
     let file = text.parse().ok().and_then(|table| deserialize(table, &mut problems));
     Read { file, problems, lines }
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
-    text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1)
-}
+/// Where the lines of a text end: a document of thousands of VIPs has hundreds of thousands of keys to find.
+struct Lines(Vec<usize>);
 
-fn note_lines(text: &str, path: &str, table: &DeTable<'_>, lines: &mut BTreeMap<String, usize>) {
-    for (key, value) in table {
-        let path =
-            if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
-        lines.insert(path.clone(), line_at(text, key.span().start));
-        note_value(text, &path, value.get_ref(), lines);
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(end, _)| end).collect())
+    }
+
+    /// The line of an octet, from 1.
+    fn line(&self, offset: usize) -> usize {
+        self.0.partition_point(|end| *end < offset) + 1
     }
 }
 
-fn note_value(text: &str, path: &str, value: &DeValue<'_>, lines: &mut BTreeMap<String, usize>) {
+fn note_lines(at: &Lines, path: &str, table: &DeTable<'_>, lines: &mut BTreeMap<String, usize>) {
+    for (key, value) in table {
+        let path =
+            if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
+        lines.insert(path.clone(), at.line(key.span().start));
+        note_value(at, &path, value.get_ref(), lines);
+    }
+}
+
+fn note_value(at: &Lines, path: &str, value: &DeValue<'_>, lines: &mut BTreeMap<String, usize>) {
     match value {
-        DeValue::Table(table) => note_lines(text, path, table, lines),
+        DeValue::Table(table) => note_lines(at, path, table, lines),
         DeValue::Array(array) => {
             for (index, value) in array.iter().enumerate() {
                 let path = format!("{path}[{index}]");
-                lines.insert(path.clone(), line_at(text, value.span().start));
-                note_value(text, &path, value.get_ref(), lines);
+                lines.insert(path.clone(), at.line(value.span().start));
+                note_value(at, &path, value.get_ref(), lines);
             }
         }
         _ => {}
@@ -171,6 +182,13 @@ mod tests {
         for (a, b, distance) in [("", "", 0), ("rloc", "rlocs", 1), ("lisetn", "listen", 2), ("abc", "", 3)] {
             assert_eq!(edit_distance(a, b), distance, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn lines_are_counted_from_one() {
+        let text = "\na\n\nb";
+        let lines: Vec<usize> = (0..=text.len()).map(|offset| Lines::of(text).line(offset)).collect();
+        assert_eq!(lines, [1, 2, 2, 3, 4, 4]);
     }
 
     #[test]
