@@ -4,7 +4,7 @@
 //! without a verdict or an address yet is left as the kernel had it, and a VIP whose backends all fail goes on to all of
 //! them unless it says otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +135,7 @@ pub(super) enum Output {
 #[derive(Debug)]
 pub(super) struct Core {
     vips: Vec<Arc<Vip>>,
+    by_name: BTreeMap<String, Arc<Vip>>,
     backends: BTreeMap<BackendKey, BackendState>,
     macs: BTreeMap<Target, [u8; 6]>,
     applied: Option<Vec<wanted::Vip>>,
@@ -165,6 +166,7 @@ impl Core {
     ) -> Self {
         let mut core = Self {
             vips: Vec::new(),
+            by_name: BTreeMap::new(),
             backends: BTreeMap::new(),
             macs: BTreeMap::new(),
             applied: None,
@@ -184,13 +186,12 @@ impl Core {
             }
         }
         core.held = Some(now + START_WAIT);
-        core.release_if_settled();
         core
     }
 
     /// Other VIPs are desired. Verdicts about backends that are still where they were stand, and nothing is waited for.
     pub(super) fn handle_desired(&mut self, now: Instant, vips: Vec<Arc<Vip>>) {
-        let unchecked: Vec<&str> =
+        let unchecked: BTreeSet<&str> =
             self.vips.iter().filter(|vip| vip.health.is_none()).map(|vip| vip.name.as_str()).collect();
         let mut backends = BTreeMap::new();
         for vip in &vips {
@@ -201,9 +202,7 @@ impl Core {
                 state.of = backend.clone();
                 state.not_sent = state.not_sent.filter(|_| vip.health.is_some());
                 // One that took flows unchecked goes on to until a check says otherwise.
-                if known.is_some()
-                    && state.health == Health::Unknown
-                    && unchecked.contains(&vip.name.as_str())
+                if known.is_some() && state.health == Health::Unknown && unchecked.contains(vip.name.as_str())
                 {
                     state.health = Health::Up;
                 }
@@ -211,11 +210,11 @@ impl Core {
             }
         }
         self.backends = backends;
+        self.by_name = vips.iter().map(|vip| (vip.name.clone(), Arc::clone(vip))).collect();
         self.vips = vips;
         let targets = self.targets();
         self.macs.retain(|target, _| targets.contains(target));
-        let names: Vec<&str> = self.vips.iter().map(|vip| vip.name.as_str()).collect();
-        self.all_fail.retain(|vip, _| names.contains(&vip.as_str()));
+        self.all_fail.retain(|vip, _| self.by_name.contains_key(vip));
         self.held = None;
         self.changed();
     }
@@ -293,6 +292,9 @@ impl Core {
 
     /// What is to be done now, if anything: nothing when everything is as it was.
     pub(super) fn poll_output(&mut self, now: Instant) -> Option<Output> {
+        if self.dirty {
+            self.release_if_settled();
+        }
         let waits = self.held.is_some() || self.retry.is_some_and(|(at, _)| at > now);
         if !self.dirty || waits {
             return None;
@@ -328,7 +330,7 @@ impl Core {
     }
 
     /// Whose link-layer address is needed, each once.
-    pub(super) fn targets(&self) -> std::collections::BTreeSet<Target> {
+    pub(super) fn targets(&self) -> BTreeSet<Target> {
         let of = |state: &BackendState| target(&state.of);
         self.backends.values().filter_map(of).collect()
     }
@@ -339,7 +341,6 @@ impl Core {
         if let Some((at, _)) = &mut self.retry {
             *at = Instant::ZERO;
         }
-        self.release_if_settled();
     }
 
     /// Nothing is waited for once everybody has answered.
@@ -367,7 +368,7 @@ impl Core {
     }
 
     fn failing(&self, vip: &str) -> bool {
-        self.vips.iter().find(|v| v.name == vip).is_some_and(|vip| self.all_fail(vip))
+        self.by_name.get(vip).is_some_and(|vip| self.all_fail(vip))
     }
 
     fn view<'a>(&'a self, vip: &'a Vip) -> VipView<'a> {

@@ -1,5 +1,6 @@
 //! The resolver at work: a socket on the port, and whoever waits for an answer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,7 +33,8 @@ pub struct Neighbours {
     resolver: Resolver,
     asker: Asker,
     questions: mpsc::Receiver<Question>,
-    waiting: Vec<Question>,
+    /// By whom they wait for: thousands of checks may.
+    waiting: BTreeMap<Target, Vec<Answer>>,
     send_errors: u64,
     frame: Box<[u8]>,
 }
@@ -44,9 +46,11 @@ pub struct Asker(mpsc::Sender<Question>);
 #[derive(Debug)]
 struct Question {
     target: Target,
-    /// An error if the question could not be sent.
-    answer: oneshot::Sender<io::Result<()>>,
+    answer: Answer,
 }
+
+/// An error if the question could not be sent.
+type Answer = oneshot::Sender<io::Result<()>>;
 
 impl Asker {
     /// Sends one question and returns when the neighbour is heard; waits for ever.
@@ -87,7 +91,7 @@ impl Neighbours {
             resolver,
             asker: Asker(sender),
             questions,
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
             send_errors: 0,
             frame: vec![0; NEIGHBOUR_FRAME_MAX].into_boxed_slice(),
         })
@@ -111,6 +115,7 @@ impl Neighbours {
     /// Keeps exactly these; what is known of those that stay is kept.
     pub fn set_targets(&mut self, targets: impl IntoIterator<Item = Target>) {
         self.resolver.set_targets(self.clock.now(), targets);
+        self.waiting.retain(|target, _| self.resolver.get(target).is_some());
     }
 
     /// A link-layer address that an earlier process had, until the target is heard.
@@ -195,9 +200,9 @@ impl Neighbours {
     }
 
     fn answer(&mut self, target: Target, with: impl Fn() -> io::Result<()>) {
-        for question in self.waiting.extract_if(.., |question| question.target == target) {
+        for answer in self.waiting.remove(&target).into_iter().flatten() {
             // Whoever asked may have stopped waiting.
-            let _ = question.answer.send(with());
+            let _ = answer.send(with());
         }
     }
 
@@ -209,9 +214,10 @@ impl Neighbours {
     }
 
     fn asked(&mut self, question: Question) {
-        self.waiting.retain(|waiting| !waiting.answer.is_closed());
         if self.resolver.ask(&question.target) {
-            self.waiting.push(question);
+            let waiting = self.waiting.entry(question.target).or_default();
+            waiting.retain(|answer| !answer.is_closed());
+            waiting.push(question.answer);
         }
     }
 }
