@@ -58,7 +58,7 @@ impl Datapath for Kernel {
 
     fn filtered(&self) -> Vec<FilteredVlans> {
         let feature = "rx-vlan-filter";
-        vec![FilteredVlans { interface: "eth0".into(), feature, vlans: vec![100] }]
+        vec![FilteredVlans { interface: "eth0".into(), feature, vlans: vec![100], device: "vlan" }]
     }
 
     fn draining(&self) -> BTreeSet<VipId> {
