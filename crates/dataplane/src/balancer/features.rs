@@ -98,6 +98,8 @@ pub(crate) struct Features<D = Interface> {
     vlans: BTreeSet<(Tag, u16)>,
     /// Whose filter stays on.
     stuck: BTreeSet<Tag>,
+    /// What was told of as filtered.
+    told: BTreeSet<(Tag, u16)>,
 }
 
 impl Features {
@@ -122,8 +124,8 @@ impl<D: Device> Features<D> {
         };
         let off: Vec<String> = text.lines().filter_map(about).collect();
         let (interface, file, inherited) = (interface.to_owned(), file.to_owned(), off.len());
-        let (vlans, stuck) = (BTreeSet::new(), BTreeSet::new());
-        Self { device, interface, ifindex, file, off, inherited, vlans, stuck }
+        let (vlans, stuck, told) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { device, interface, ifindex, file, off, inherited, vlans, stuck, told }
     }
 
     /// Leaves VLAN tags in the frames of the device.
@@ -145,21 +147,25 @@ impl<D: Device> Features<D> {
 
     /// Lets frames of the VLANs of VIPs and backends in: those of VIPs are balanced, and backends answer ARP in theirs.
     /// A filter that cannot be turned off is told of and no reason to refuse VIPs: what it says of itself and what it does
-    /// are two things (virtio has it on and fixed, and behind vhost nothing is filtered).
-    pub(crate) fn let_in(&mut self, desired: &[Vip]) {
+    /// are two things (virtio has it on and fixed, and behind vhost nothing is filtered). Returns what is to be told:
+    /// everything that is filtered, if there is more of it than before.
+    #[must_use]
+    pub(crate) fn let_in(&mut self, desired: &[Vip]) -> Vec<FilteredVlans> {
         let of_vips = desired.iter().map(|vip| vip.id.segment);
         let of_backends = desired.iter().flat_map(|vip| &vip.backends).map(|backend| backend.segment);
         let vlans: BTreeSet<_> = of_vips.chain(of_backends).filter_map(filtered_vlan).collect();
-        if self.vlans != vlans {
-            self.vlans = vlans;
-            self.turn_filters_off();
+        if self.vlans == vlans {
+            return Vec::new();
         }
+        self.vlans = vlans;
+        self.turn_filters_off()
     }
 
     /// [`Self::let_in`] for a device that has just come.
-    pub(crate) fn turn_filters_off(&mut self) {
+    #[must_use]
+    pub(crate) fn turn_filters_off(&mut self) -> Vec<FilteredVlans> {
         let tags: BTreeSet<Tag> = self.vlans.iter().map(|(tag, _)| *tag).collect();
-        let before = std::mem::take(&mut self.stuck);
+        self.stuck.clear();
         for tag in tags {
             let feature = filter(tag);
             if let Err(error) = self.turn_off(feature) {
@@ -170,31 +176,35 @@ impl<D: Device> Features<D> {
                 self.stuck.insert(tag);
             }
         }
-        if !self.stuck.is_subset(&before) {
-            self.filtered().iter().for_each(|filtered| tracing::warn!("{filtered}"));
-        }
+        let filtered = self.filtered_vlans();
+        let before = std::mem::replace(&mut self.told, filtered.clone());
+        if filtered.is_subset(&before) { Vec::new() } else { self.by_filter(&filtered) }
     }
 
     /// What the device may drop all the same, as things are now.
     pub(crate) fn filtered(&self) -> Vec<FilteredVlans> {
+        self.by_filter(&self.filtered_vlans())
+    }
+
+    fn filtered_vlans(&self) -> BTreeSet<(Tag, u16)> {
         if self.stuck.is_empty() {
-            return Vec::new();
+            return BTreeSet::new();
         }
         let known = self.device.vlans().unwrap_or_else(|error| {
             tracing::debug!(interface = self.interface, %error, "its VLAN devices are not known");
             BTreeSet::new()
         });
-        let of = |tag: &Tag| {
-            let vlans: Vec<u16> =
-                self.vlans.difference(&known).filter(|(of, _)| of == tag).map(|(_, vid)| *vid).collect();
-            let device = match tag {
-                Tag::Dot1q => "vlan",
-                Tag::Dot1ad => "vlan proto 802.1ad",
-            };
-            let (interface, feature) = (self.interface.clone(), filter(*tag));
+        let of_stuck = self.vlans.iter().filter(|(tag, _)| self.stuck.contains(tag));
+        of_stuck.filter(|vlan| !known.contains(vlan)).copied().collect()
+    }
+
+    fn by_filter(&self, filtered: &BTreeSet<(Tag, u16)>) -> Vec<FilteredVlans> {
+        let of = |(tag, device): (Tag, &'static str)| {
+            let vlans: Vec<u16> = filtered.iter().filter(|(of, _)| *of == tag).map(|(_, vid)| *vid).collect();
+            let (interface, feature) = (self.interface.clone(), filter(tag));
             (!vlans.is_empty()).then_some(FilteredVlans { interface, feature, vlans, device })
         };
-        self.stuck.iter().filter_map(of).collect()
+        [(Tag::Dot1q, "vlan"), (Tag::Dot1ad, "vlan proto 802.1ad")].into_iter().filter_map(of).collect()
     }
 
     /// Whether it is off then.
@@ -333,11 +343,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let all = [("rx-vlan-filter", true, false), ("rx-vlan-stag-filter", true, false)];
         let mut of = features(Nic::new(&all), &directory.path().join("features"));
-        of.let_in(&[vip("192.0.2.10:80/tcp", &[("a", 1)])]);
+        assert_eq!(of.let_in(&[vip("192.0.2.10:80/tcp", &[("a", 1)])]), []);
         assert!(of.device.is_on("rx-vlan-filter"), "nobody needs it off");
-        of.let_in(&[vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1)])]);
+        assert_eq!(of.let_in(&[vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1)])]), []);
         assert!(!of.device.is_on("rx-vlan-filter") && of.device.is_on("rx-vlan-stag-filter"));
-        of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:100.7", &[("a", 1)])]);
+        assert_eq!(of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:100.7", &[("a", 1)])]), []);
         assert!(!of.device.is_on("rx-vlan-stag-filter"));
         assert_eq!(of.filtered(), []);
         of.restore();
@@ -351,8 +361,9 @@ mod tests {
         let mut of = features(nic, &directory.path().join("features"));
         let mut web = vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1), ("b", 1)]);
         web.backends[0].segment = "802.1q:200".parse().unwrap();
-        of.let_in(&[web, vip("192.0.2.10:80/tcp@802.1ad:300", &[])]);
-        let said = of.filtered()[0].to_string();
+        let told = of.let_in(&[web, vip("192.0.2.10:80/tcp@802.1ad:300", &[])]);
+        assert_eq!(told, of.filtered());
+        let said = told[0].to_string();
         assert!(said.contains("eth0 has rx-vlan-filter on") && said.contains("are 100, 200;"), "{said}");
         assert!(said.contains("type vlan id 100`"), "{said}");
         of.device.vlans.extend([(Tag::Dot1q, 100), (Tag::Dot1q, 300)]);
@@ -367,12 +378,30 @@ mod tests {
         let nic = Nic::new(&[("rx-vlan-filter", true, true), ("rx-vlan-stag-filter", true, true)]);
         let mut of = features(nic, &directory.path().join("features"));
         of.device.vlans.insert((Tag::Dot1q, 300));
-        of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:300", &[])]);
-        let said = of.filtered()[0].to_string();
+        let said = of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:300", &[])])[0].to_string();
         assert!(said.contains("eth0 has rx-vlan-stag-filter on"), "{said}");
         assert!(said.contains("type vlan proto 802.1ad id 300`"), "{said}");
         of.device.vlans.insert((Tag::Dot1ad, 300));
         assert_eq!(of.filtered(), []);
+    }
+
+    #[test]
+    fn further_vlans_behind_a_fixed_filter_are_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let nic = Nic::new(&[("rx-vlan-filter", true, true)]);
+        let mut of = features(nic, &directory.path().join("features"));
+        let told = |of: &mut Features<Nic>, vids: &[u16]| {
+            let vip = |vid| vip(&format!("192.0.2.10:80/tcp@802.1q:{vid}"), &[]);
+            let told = of.let_in(&vids.iter().map(vip).collect::<Vec<_>>());
+            told.into_iter().flat_map(|filtered| filtered.vlans).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut of, &[100]), [100]);
+        assert_eq!(told(&mut of, &[100]), [0; 0]);
+        assert_eq!(told(&mut of, &[100, 200]), [100, 200]);
+        assert_eq!(told(&mut of, &[200]), [0; 0]);
+        of.device.vlans.insert((Tag::Dot1q, 300));
+        assert_eq!(told(&mut of, &[200, 300]), [0; 0], "there is a device for it");
+        assert_eq!(told(&mut of, &[100, 200]), [100, 200], "it was away in between");
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Balancer {
     /// refuses a write, the writes made stand and the rest is made at the next call.
     pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         let applied = self.state.apply(now, desired, &self.config.vteps)?;
-        self.features.let_in(desired);
+        self.features.let_in(desired).iter().for_each(|filtered| tracing::warn!("{filtered}"));
         if !self.attached && !self.away {
             self.attach()?;
         }

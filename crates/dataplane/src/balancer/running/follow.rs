@@ -60,7 +60,7 @@ impl Balancer {
             self.link = link.clone();
         }
         self.features.leave_tags_in()?;
-        self.features.turn_filters_off();
+        self.features.turn_filters_off().iter().for_each(|filtered| tracing::warn!("{filtered}"));
         self.readdress(link)?;
         self.link = link.clone();
         self.attach()
