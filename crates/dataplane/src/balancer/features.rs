@@ -63,24 +63,21 @@ pub(crate) trait Device {
     fn vlans(&self) -> Result<BTreeSet<(Tag, u16)>, DataplaneError>;
 }
 
-/// A device of the calling thread's network namespace.
+/// A device of the calling thread's network namespace, by its index: names change, and then are another device's.
 #[derive(Debug)]
-pub(crate) struct Interface {
-    name: String,
-    ifindex: u32,
-}
+pub(crate) struct Interface(u32);
 
 impl Device for Interface {
     fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError> {
-        ethtool::feature(&self.name, name)
+        ethtool::feature(&ethtool::name_of(self.0)?, name)
     }
 
     fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError> {
-        ethtool::set_feature(&self.name, name, on)
+        ethtool::set_feature(&ethtool::name_of(self.0)?, name, on)
     }
 
     fn vlans(&self) -> Result<BTreeSet<(Tag, u16)>, DataplaneError> {
-        vlans_on(self.ifindex)
+        vlans_on(self.0)
     }
 }
 
@@ -105,13 +102,17 @@ pub(crate) struct Features<D = Interface> {
 impl Features {
     /// Continues the list of `file`, as far as it is about this device.
     pub(crate) fn open(link: &Link, file: &Path) -> Self {
-        let device = Interface { name: link.name.clone(), ifindex: link.ifindex };
-        Self::of(device, &link.name, link.ifindex, file)
+        Self::of(Interface(link.ifindex), &link.name, link.ifindex, file)
     }
 
     /// Features of another device, which has to let in what this one had to.
     pub(crate) fn like(&self, link: &Link, file: &Path) -> Self {
         Self { vlans: self.vlans.clone(), ..Self::open(link, file) }
+    }
+
+    /// Turns on everything that was turned off, if the device is still there, by whatever name.
+    pub(crate) fn leave(&mut self) {
+        if ethtool::name_of(self.ifindex).is_ok() { self.restore() } else { self.forget() }
     }
 }
 
@@ -231,14 +232,14 @@ impl<D: Device> Features<D> {
     }
 
     /// Turns on everything that was turned off.
-    pub(crate) fn restore(&mut self) {
+    fn restore(&mut self) {
         let off = std::mem::take(&mut self.off);
         self.turn_on(&off);
         self.forget();
     }
 
-    /// The device is gone, and its features with it.
-    pub(crate) fn forget(&mut self) {
+    /// There is nothing to be turned on again, or no device any more.
+    fn forget(&mut self) {
         self.off.clear();
         self.inherited = 0;
         // Others may have files beside it.

@@ -324,7 +324,7 @@ impl Balancer {
         let Self { pins, link, mut features, away, object, state, .. } = self;
         drop((state, object));
         bpffs::remove(&pins, Owner::Balancer)?;
-        features.restore();
+        features.leave();
         if away {
             return Ok(());
         }
