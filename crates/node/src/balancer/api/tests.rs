@@ -96,6 +96,8 @@ struct Told(VecDeque<Event>);
 impl Sources for Told {
     fn watch(&mut self, _: &Core) {}
 
+    fn look_at_port(&mut self) {}
+
     async fn next(&mut self) -> Result<Event, RoleError> {
         match self.0.pop_front() {
             Some(event) => Ok(event),
