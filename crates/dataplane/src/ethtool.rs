@@ -131,6 +131,21 @@ impl Device {
     }
 }
 
+/// The name that an interface of the calling thread's network namespace has now.
+///
+/// # Errors
+/// If there is none of that index.
+pub(crate) fn name_of(ifindex: u32) -> Result<String, DataplaneError> {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the call wants and outlives it.
+    if unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) }.is_null() {
+        return Err(DataplaneError::last("find", format!("interface {ifindex}")));
+    }
+    let octets = name.map(libc::c_char::to_ne_bytes).concat();
+    let name = octets.split(|octet| *octet == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
 /// An interface name as C structures hold it.
 pub(crate) fn interface_name(name: &str) -> Result<[libc::c_char; libc::IFNAMSIZ], DataplaneError> {
     let mut field = [0; libc::IFNAMSIZ];

@@ -24,6 +24,7 @@ pub mod sysctl;
 pub mod table;
 pub mod tap;
 pub mod test_run;
+mod vlans;
 
 pub use attach::{Hook, Role};
 pub use dataplane::{

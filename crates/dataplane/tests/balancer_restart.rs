@@ -363,3 +363,51 @@ fn a_port_that_gave_its_name_away_is_let_go_of() {
     assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
     port.stop(balancer);
 }
+
+#[test]
+fn a_port_that_is_renamed_is_left_as_it_was() {
+    let port = Port::new("r16");
+    let features = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"];
+    let on = |name: &str| {
+        let on = |feature| port.within(|| dataplane::ethtool::feature(name, feature)).unwrap().unwrap().on;
+        features.map(on)
+    };
+    let before = on("p0");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    let rename = |from: &str, to: &str| {
+        port.ip(&["link", "set", from, "down"]);
+        port.ip(&["link", "set", from, "name", to, "up"]);
+    };
+    rename("p0", "x0");
+    assert_eq!((port.xdp_program_of("x0").is_some(), on("x0")), (true, [false; 3]));
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Away);
+    port.wait_until_free_of("x0");
+    assert_eq!(on("x0"), before);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same, "it is told once");
+
+    // It is the port again by its name alone.
+    rename("x0", "p0");
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    assert_eq!(on("p0"), [false; 3]);
+
+    // Another one has the name, and is taken.
+    rename("p0", "x0");
+    port.ip(&["link", "set", "p1", "name", "x1"]);
+    port.make_again();
+    let other = port.attach_other();
+    port.follow(&mut balancer).unwrap_err();
+    port.wait_until_free_of("x0");
+    assert_eq!(on("x0"), before);
+    drop(other);
+    port.wait_until_free();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+
+    // Renamed, and nobody has looked before the end.
+    rename("p0", "y0");
+    port.stop(balancer);
+    port.wait_until_free_of("y0");
+    assert_eq!(on("y0"), before);
+    assert!(!port.pins().exists());
+}

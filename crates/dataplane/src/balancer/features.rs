@@ -10,20 +10,20 @@ use crate::balancer::hook::HookError;
 use crate::error::DataplaneError;
 use crate::ethtool::{self, Feature};
 use crate::netlink::Link;
+use crate::vlans::{Tag, vlans_on};
 
 /// Features that take tags out of received frames before the program sees them; `ethtool -k` calls the first one
 /// `rx-vlan-offload` as well.
 const STRIPPING: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 /// The feature that puts them in behind the program's back.
 const INSERTING: &str = "tx-vlan-hw-insert";
-/// The VLANs that this machine has devices for; names end with the VLAN's device's.
-const VLAN_DEVICES: &str = "/proc/thread-self/net/vlan/config";
 
-/// What drops received frames of VLANs that it was not told of, which the stack does for each VLAN device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Filter {
-    Dot1q,
-    Dot1ad,
+/// What drops received frames with a tag whose VIDs it was not told of, which the stack does for each VLAN device.
+const fn filter(tag: Tag) -> &'static str {
+    match tag {
+        Tag::Dot1q => "rx-vlan-filter",
+        Tag::Dot1ad => "rx-vlan-stag-filter",
+    }
 }
 
 /// VLANs whose frames the port's device may drop before the program sees them.
@@ -35,28 +35,21 @@ pub struct FilteredVlans {
     pub feature: &'static str,
     /// VIDs, or S-VIDs, of VIPs and backends that this machine has no device for.
     pub vlans: Vec<u16>,
+    /// Type of a device for them, as `ip link add` has it: `vlan`, or `vlan proto 802.1ad`.
+    pub device: &'static str,
 }
 
 impl fmt::Display for FilteredVlans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interface, feature, vlans } = self;
+        let Self { interface, feature, vlans, device } = self;
         let listed = vlans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let first = vlans.first().copied().unwrap_or_default();
         write!(
             f,
             "{interface} has {feature} on, and it cannot be turned off: its driver may drop frames of VLANs that this \
              machine has no device for, which are {listed}; make devices for them (`ip link add link {interface} name \
-             {interface}.{first} type vlan id {first}`), or use another port"
+             {interface}.{first} type {device} id {first}`), or use another port"
         )
-    }
-}
-
-impl Filter {
-    const fn feature(self) -> &'static str {
-        match self {
-            Self::Dot1q => "rx-vlan-filter",
-            Self::Dot1ad => "rx-vlan-stag-filter",
-        }
     }
 }
 
@@ -66,19 +59,25 @@ pub(crate) trait Device {
     fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError>;
     /// Turns it on or off.
     fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError>;
+    /// VLANs that have a device on it.
+    fn vlans(&self) -> Result<BTreeSet<(Tag, u16)>, DataplaneError>;
 }
 
-/// A device of the calling thread's network namespace.
+/// A device of the calling thread's network namespace, by its index: names change, and then are another device's.
 #[derive(Debug)]
-pub(crate) struct Interface(String);
+pub(crate) struct Interface(u32);
 
 impl Device for Interface {
     fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError> {
-        ethtool::feature(&self.0, name)
+        ethtool::feature(&ethtool::name_of(self.0)?, name)
     }
 
     fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError> {
-        ethtool::set_feature(&self.0, name, on)
+        ethtool::set_feature(&ethtool::name_of(self.0)?, name, on)
+    }
+
+    fn vlans(&self) -> Result<BTreeSet<(Tag, u16)>, DataplaneError> {
+        vlans_on(self.0)
     }
 }
 
@@ -93,19 +92,27 @@ pub(crate) struct Features<D = Interface> {
     off: Vec<String>,
     /// So many of them by earlier processes.
     inherited: usize,
-    vlans: BTreeSet<(Filter, u16)>,
-    stuck: BTreeSet<Filter>,
+    vlans: BTreeSet<(Tag, u16)>,
+    /// Whose filter stays on.
+    stuck: BTreeSet<Tag>,
+    /// What was told of as filtered.
+    told: BTreeSet<(Tag, u16)>,
 }
 
 impl Features {
     /// Continues the list of `file`, as far as it is about this device.
     pub(crate) fn open(link: &Link, file: &Path) -> Self {
-        Self::of(Interface(link.name.clone()), &link.name, link.ifindex, file)
+        Self::of(Interface(link.ifindex), &link.name, link.ifindex, file)
     }
 
     /// Features of another device, which has to let in what this one had to.
     pub(crate) fn like(&self, link: &Link, file: &Path) -> Self {
         Self { vlans: self.vlans.clone(), ..Self::open(link, file) }
+    }
+
+    /// Turns on everything that was turned off, if the device is still there, by whatever name.
+    pub(crate) fn leave(&mut self) {
+        if ethtool::name_of(self.ifindex).is_ok() { self.restore() } else { self.forget() }
     }
 }
 
@@ -118,8 +125,8 @@ impl<D: Device> Features<D> {
         };
         let off: Vec<String> = text.lines().filter_map(about).collect();
         let (interface, file, inherited) = (interface.to_owned(), file.to_owned(), off.len());
-        let (vlans, stuck) = (BTreeSet::new(), BTreeSet::new());
-        Self { device, interface, ifindex, file, off, inherited, vlans, stuck }
+        let (vlans, stuck, told) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { device, interface, ifindex, file, off, inherited, vlans, stuck, told }
     }
 
     /// Leaves VLAN tags in the frames of the device.
@@ -141,52 +148,64 @@ impl<D: Device> Features<D> {
 
     /// Lets frames of the VLANs of VIPs and backends in: those of VIPs are balanced, and backends answer ARP in theirs.
     /// A filter that cannot be turned off is told of and no reason to refuse VIPs: what it says of itself and what it does
-    /// are two things (virtio has it on and fixed, and behind vhost nothing is filtered).
-    pub(crate) fn let_in(&mut self, desired: &[Vip]) {
+    /// are two things (virtio has it on and fixed, and behind vhost nothing is filtered). Returns what is to be told:
+    /// everything that is filtered, if there is more of it than before.
+    #[must_use]
+    pub(crate) fn let_in(&mut self, desired: &[Vip]) -> Vec<FilteredVlans> {
         let of_vips = desired.iter().map(|vip| vip.id.segment);
         let of_backends = desired.iter().flat_map(|vip| &vip.backends).map(|backend| backend.segment);
         let vlans: BTreeSet<_> = of_vips.chain(of_backends).filter_map(filtered_vlan).collect();
-        if self.vlans != vlans {
-            self.vlans = vlans;
-            self.turn_filters_off();
+        if self.vlans == vlans {
+            return Vec::new();
         }
+        self.vlans = vlans;
+        self.turn_filters_off()
     }
 
     /// [`Self::let_in`] for a device that has just come.
-    pub(crate) fn turn_filters_off(&mut self) {
-        let filters: BTreeSet<Filter> = self.vlans.iter().map(|(filter, _)| *filter).collect();
-        let before = std::mem::take(&mut self.stuck);
-        for filter in filters {
-            if let Err(error) = self.turn_off(filter.feature()) {
-                tracing::warn!(interface = self.interface, feature = filter.feature(), %error, "not turned off");
+    #[must_use]
+    pub(crate) fn turn_filters_off(&mut self) -> Vec<FilteredVlans> {
+        let tags: BTreeSet<Tag> = self.vlans.iter().map(|(tag, _)| *tag).collect();
+        self.stuck.clear();
+        for tag in tags {
+            let feature = filter(tag);
+            if let Err(error) = self.turn_off(feature) {
+                tracing::warn!(interface = self.interface, feature, %error, "not turned off");
             }
             // What cannot be asked about is not known to be on.
-            if self.device.feature(filter.feature()).ok().flatten().is_some_and(|state| state.on) {
-                self.stuck.insert(filter);
+            if self.device.feature(feature).ok().flatten().is_some_and(|state| state.on) {
+                self.stuck.insert(tag);
             }
         }
-        if !self.stuck.is_subset(&before) {
-            self.filtered().iter().for_each(|filtered| tracing::warn!("{filtered}"));
-        }
+        let filtered = self.filtered_vlans();
+        let before = std::mem::replace(&mut self.told, filtered.clone());
+        if filtered.is_subset(&before) { Vec::new() } else { self.by_filter(&filtered) }
     }
 
     /// What the device may drop all the same, as things are now.
     pub(crate) fn filtered(&self) -> Vec<FilteredVlans> {
-        if self.stuck.is_empty() {
-            return Vec::new();
-        }
-        let devices = fs::read_to_string(VLAN_DEVICES).unwrap_or_default();
-        self.filtered_but(&with_device(&devices, &self.interface))
+        self.by_filter(&self.filtered_vlans())
     }
 
-    fn filtered_but(&self, known: &BTreeSet<u16>) -> Vec<FilteredVlans> {
-        let of = |filter: &Filter| {
-            let vlans = self.vlans.iter().filter(|(of, vid)| of == filter && !known.contains(vid));
-            let vlans: Vec<u16> = vlans.map(|(_, vid)| *vid).collect();
-            let (interface, feature) = (self.interface.clone(), filter.feature());
-            (!vlans.is_empty()).then_some(FilteredVlans { interface, feature, vlans })
+    fn filtered_vlans(&self) -> BTreeSet<(Tag, u16)> {
+        if self.stuck.is_empty() {
+            return BTreeSet::new();
+        }
+        let known = self.device.vlans().unwrap_or_else(|error| {
+            tracing::debug!(interface = self.interface, %error, "its VLAN devices are not known");
+            BTreeSet::new()
+        });
+        let of_stuck = self.vlans.iter().filter(|(tag, _)| self.stuck.contains(tag));
+        of_stuck.filter(|vlan| !known.contains(vlan)).copied().collect()
+    }
+
+    fn by_filter(&self, filtered: &BTreeSet<(Tag, u16)>) -> Vec<FilteredVlans> {
+        let of = |(tag, device): (Tag, &'static str)| {
+            let vlans: Vec<u16> = filtered.iter().filter(|(of, _)| *of == tag).map(|(_, vid)| *vid).collect();
+            let (interface, feature) = (self.interface.clone(), filter(tag));
+            (!vlans.is_empty()).then_some(FilteredVlans { interface, feature, vlans, device })
         };
-        self.stuck.iter().filter_map(of).collect()
+        [(Tag::Dot1q, "vlan"), (Tag::Dot1ad, "vlan proto 802.1ad")].into_iter().filter_map(of).collect()
     }
 
     /// Whether it is off then.
@@ -213,14 +232,14 @@ impl<D: Device> Features<D> {
     }
 
     /// Turns on everything that was turned off.
-    pub(crate) fn restore(&mut self) {
+    fn restore(&mut self) {
         let off = std::mem::take(&mut self.off);
         self.turn_on(&off);
         self.forget();
     }
 
-    /// The device is gone, and its features with it.
-    pub(crate) fn forget(&mut self) {
+    /// There is nothing to be turned on again, or no device any more.
+    fn forget(&mut self) {
         self.off.clear();
         self.inherited = 0;
         // Others may have files beside it.
@@ -249,25 +268,15 @@ impl<D: Device> Features<D> {
     }
 }
 
-/// What may keep frames of a segment away, and the VLAN that it looks at: the outer one.
-fn filtered_vlan(segment: Segment) -> Option<(Filter, u16)> {
-    let (filter, vid) = match segment.kind() {
-        SegmentKind::Dot1q => (Filter::Dot1q, segment.id()),
-        SegmentKind::Dot1ad => (Filter::Dot1ad, segment.id()),
-        SegmentKind::DoubleTagged => (Filter::Dot1ad, segment.id() >> 12),
+/// The VLAN of a segment that filters look at: the outer one.
+fn filtered_vlan(segment: Segment) -> Option<(Tag, u16)> {
+    let (tag, vid) = match segment.kind() {
+        SegmentKind::Dot1q => (Tag::Dot1q, segment.id()),
+        SegmentKind::Dot1ad => (Tag::Dot1ad, segment.id()),
+        SegmentKind::DoubleTagged => (Tag::Dot1ad, segment.id() >> 12),
         SegmentKind::None | SegmentKind::Vxlan | SegmentKind::Geneve => return None,
     };
-    Some((filter, u16::try_from(vid).ok()?))
-}
-
-/// VLANs that have a device on the interface: `NAME | VID | INTERFACE` below two lines of headings.
-fn with_device(config: &str, interface: &str) -> BTreeSet<u16> {
-    let vid = |line: &str| {
-        let mut columns = line.split('|').map(str::trim).skip(1);
-        let vid = columns.next()?.parse().ok()?;
-        (columns.next()? == interface).then_some(vid)
-    };
-    config.lines().filter_map(vid).collect()
+    Some((tag, u16::try_from(vid).ok()?))
 }
 
 #[cfg(test)]
@@ -278,29 +287,37 @@ mod tests {
     use super::*;
     use crate::balancer::samples::vip;
 
-    /// Features by name: on, and fixed.
     #[derive(Default)]
-    struct Nic(RefCell<BTreeMap<String, (bool, bool)>>);
+    struct Nic {
+        /// By name: on, and fixed.
+        features: RefCell<BTreeMap<String, (bool, bool)>>,
+        vlans: BTreeSet<(Tag, u16)>,
+    }
 
     impl Nic {
         fn new(features: &[(&str, bool, bool)]) -> Self {
             let of = |(name, on, fixed): &(&str, bool, bool)| ((*name).to_owned(), (*on, *fixed));
-            Self(RefCell::new(features.iter().map(of).collect()))
+            Self { features: RefCell::new(features.iter().map(of).collect()), vlans: BTreeSet::new() }
         }
 
         fn is_on(&self, name: &str) -> bool {
-            self.0.borrow()[name].0
+            self.features.borrow()[name].0
         }
     }
 
     impl Device for Nic {
         fn feature(&self, name: &str) -> Result<Option<Feature>, DataplaneError> {
-            Ok(self.0.borrow().get(name).map(|(on, fixed)| Feature { on: *on, fixed: *fixed }))
+            let features = self.features.borrow();
+            Ok(features.get(name).map(|(on, fixed)| Feature { on: *on, fixed: *fixed }))
         }
 
         fn turn(&self, name: &str, on: bool) -> Result<(), DataplaneError> {
-            self.0.borrow_mut().get_mut(name).unwrap().0 = on;
+            self.features.borrow_mut().get_mut(name).unwrap().0 = on;
             Ok(())
+        }
+
+        fn vlans(&self) -> Result<BTreeSet<(Tag, u16)>, DataplaneError> {
+            Ok(self.vlans.clone())
         }
     }
 
@@ -327,11 +344,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let all = [("rx-vlan-filter", true, false), ("rx-vlan-stag-filter", true, false)];
         let mut of = features(Nic::new(&all), &directory.path().join("features"));
-        of.let_in(&[vip("192.0.2.10:80/tcp", &[("a", 1)])]);
+        assert_eq!(of.let_in(&[vip("192.0.2.10:80/tcp", &[("a", 1)])]), []);
         assert!(of.device.is_on("rx-vlan-filter"), "nobody needs it off");
-        of.let_in(&[vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1)])]);
+        assert_eq!(of.let_in(&[vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1)])]), []);
         assert!(!of.device.is_on("rx-vlan-filter") && of.device.is_on("rx-vlan-stag-filter"));
-        of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:100.7", &[("a", 1)])]);
+        assert_eq!(of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:100.7", &[("a", 1)])]), []);
         assert!(!of.device.is_on("rx-vlan-stag-filter"));
         assert_eq!(of.filtered(), []);
         of.restore();
@@ -345,14 +362,47 @@ mod tests {
         let mut of = features(nic, &directory.path().join("features"));
         let mut web = vip("192.0.2.10:80/tcp@802.1q:100", &[("a", 1), ("b", 1)]);
         web.backends[0].segment = "802.1q:200".parse().unwrap();
-        of.let_in(&[web, vip("192.0.2.10:80/tcp@802.1ad:300", &[])]);
-        let said = of.filtered_but(&BTreeSet::new())[0].to_string();
+        let told = of.let_in(&[web, vip("192.0.2.10:80/tcp@802.1ad:300", &[])]);
+        assert_eq!(told, of.filtered());
+        let said = told[0].to_string();
         assert!(said.contains("eth0 has rx-vlan-filter on") && said.contains("are 100, 200;"), "{said}");
-        let config = "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n\
-                      eth0.100       | 100  | eth0\neth1.200       | 200  | eth1\n";
-        let known = with_device(config, "eth0");
-        assert_eq!(of.filtered_but(&known)[0].vlans, [200]);
-        assert_eq!(of.filtered_but(&BTreeSet::from([100, 200])), []);
+        assert!(said.contains("type vlan id 100`"), "{said}");
+        of.device.vlans.extend([(Tag::Dot1q, 100), (Tag::Dot1q, 300)]);
+        assert_eq!(of.filtered()[0].vlans, [200]);
+        of.device.vlans.insert((Tag::Dot1q, 200));
+        assert_eq!(of.filtered(), []);
+    }
+
+    #[test]
+    fn only_a_device_with_service_tags_lets_them_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let nic = Nic::new(&[("rx-vlan-filter", true, true), ("rx-vlan-stag-filter", true, true)]);
+        let mut of = features(nic, &directory.path().join("features"));
+        of.device.vlans.insert((Tag::Dot1q, 300));
+        let said = of.let_in(&[vip("192.0.2.10:80/tcp@802.1ad:300", &[])])[0].to_string();
+        assert!(said.contains("eth0 has rx-vlan-stag-filter on"), "{said}");
+        assert!(said.contains("type vlan proto 802.1ad id 300`"), "{said}");
+        of.device.vlans.insert((Tag::Dot1ad, 300));
+        assert_eq!(of.filtered(), []);
+    }
+
+    #[test]
+    fn further_vlans_behind_a_fixed_filter_are_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let nic = Nic::new(&[("rx-vlan-filter", true, true)]);
+        let mut of = features(nic, &directory.path().join("features"));
+        let told = |of: &mut Features<Nic>, vids: &[u16]| {
+            let vip = |vid| vip(&format!("192.0.2.10:80/tcp@802.1q:{vid}"), &[]);
+            let told = of.let_in(&vids.iter().map(vip).collect::<Vec<_>>());
+            told.into_iter().flat_map(|filtered| filtered.vlans).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut of, &[100]), [100]);
+        assert_eq!(told(&mut of, &[100]), [0; 0]);
+        assert_eq!(told(&mut of, &[100, 200]), [100, 200]);
+        assert_eq!(told(&mut of, &[200]), [0; 0]);
+        of.device.vlans.insert((Tag::Dot1q, 300));
+        assert_eq!(told(&mut of, &[200, 300]), [0; 0], "there is a device for it");
+        assert_eq!(told(&mut of, &[100, 200]), [100, 200], "it was away in between");
     }
 
     #[test]

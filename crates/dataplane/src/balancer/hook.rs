@@ -19,6 +19,8 @@ use crate::object::BALANCER;
 const DISPATCHER: &str = "xdp_dispatcher";
 /// Frames of Ethernet without extensions always lie in one page.
 const PLAIN_MTU: u32 = 1500;
+/// Up to here frames lie in one page with every driver whose limit is the page.
+const PAGE_MTU: u32 = 3498;
 
 /// Why the hook cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,16 +60,38 @@ pub enum HookError {
     },
     /// Frames may be longer than what the driver gives to a program in one piece.
     #[error(
-        "the driver of {interface} (MTU {mtu}) refuses XDP for frames that do not lie in one page: lower its MTU, of a \
-         veth that of the other end as well, to 3498 or less; or take frames in the stack by `mode = \"generic\"`, which \
-         is several times slower"
+        "the driver of {interface} (MTU {mtu}) refuses XDP for frames that do not lie in one page: lower its MTU{}; or \
+         take frames in the stack by `mode = \"generic\"`, which is several times slower", how_far(*.mtu, *.veth)
     )]
     Jumbo {
         /// The interface.
         interface: String,
-        /// Its MTU; of a veth the other end's counts.
+        /// Its MTU.
+        mtu: u32,
+        /// It is one end of a veth, of which the other end's MTU counts.
+        veth: bool,
+    },
+    /// The driver has no such hook, or none for long frames: it does not say which.
+    #[error(
+        "the driver of {interface} (MTU {mtu}) refuses XDP: it has none of its own, or none for frames that do not lie \
+         in one page; take frames in the stack by `mode = \"generic\"`, which is several times slower, or, if the driver \
+         is known to have XDP, lower the MTU{}", how_far(*.mtu, false)
+    )]
+    NotNativeOrJumbo {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
         mtu: u32,
     },
+}
+
+/// A driver that refuses an MTU which a page has room for has a limit of its own.
+fn how_far(mtu: u32, veth: bool) -> String {
+    match (veth, mtu > PAGE_MTU) {
+        (true, _) => format!(" and that of the other end to {PAGE_MTU} or less"),
+        (false, true) => format!(" to {PAGE_MTU} or less"),
+        (false, false) => String::new(),
+    }
 }
 
 fn way_out(interface: &str, name: &str) -> String {
@@ -117,7 +141,7 @@ fn taken(link: &Link, there: AttachedXdp) -> HookError {
 /// Takes our program off the port if it is on the other kind of hook: a port has only one. Returns whether it was.
 ///
 /// # Errors
-/// If the pin cannot be removed, or the kernel does not let go within a second.
+/// If the pin cannot be removed, or the kernel does not let go in time.
 pub(crate) async fn leave_other_hook(
     netlink: &Netlink,
     link: &Link,
@@ -179,16 +203,19 @@ pub(crate) fn attach(
     attach_xdp(program, link, flag, pin).map_err(refused)
 }
 
-/// What a driver means that refuses a program. It is `ERANGE` for the length of frames with a veth, `EINVAL` with most
-/// others, among other things.
+/// What a driver means that refuses a program. For the length of frames it is `ERANGE` with a veth, `EINVAL` with most
+/// others, among other things, and with some `EOPNOTSUPP`, which is also what the kernel says for a driver without XDP.
 fn of_driver(code: i32, link: &Link, mode: XdpHook) -> Option<HookError> {
-    let interface = || link.name.clone();
-    let jumbo = HookError::Jumbo { interface: interface(), mtu: link.mtu };
+    if mode != XdpHook::Native {
+        return None;
+    }
+    let (interface, mtu) = (link.name.clone(), link.mtu);
+    let veth = link.kind.as_deref() == Some("veth");
     match code {
-        _ if mode != XdpHook::Native => None,
-        libc::ERANGE => Some(jumbo),
-        libc::EINVAL | libc::EOPNOTSUPP if link.mtu > PLAIN_MTU => Some(jumbo),
-        libc::EOPNOTSUPP => Some(HookError::NotNative { interface: interface() }),
+        libc::ERANGE => Some(HookError::Jumbo { interface, mtu, veth }),
+        libc::EINVAL if mtu > PLAIN_MTU => Some(HookError::Jumbo { interface, mtu, veth }),
+        libc::EOPNOTSUPP if mtu > PLAIN_MTU => Some(HookError::NotNativeOrJumbo { interface, mtu }),
+        libc::EOPNOTSUPP => Some(HookError::NotNative { interface }),
         _ => None,
     }
 }
@@ -198,5 +225,35 @@ fn link_error(error: &AttachError) -> Option<i32> {
     match error.downcast_ref::<ProgramError>() {
         Some(ProgramError::SyscallError(error)) => error.io_error.raw_os_error(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: i32, mtu: u32, kind: Option<&str>) -> Option<String> {
+        let (name, kind) = ("eth0".to_owned(), kind.map(str::to_owned));
+        let link = Link { name, ifindex: 2, mtu, mac: [2; 6], kind, xdp: None };
+        of_driver(code, &link, XdpHook::Native).map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_refusal_says_no_more_than_the_driver_did() {
+        let has = |code, mtu, kind, parts: &[&str], not: &[&str]| {
+            let said = said(code, mtu, kind).unwrap();
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+            assert!(!not.iter().any(|part| said.contains(part)), "{said}");
+        };
+        let (none, long) = ("none of its own", "do not lie in one page");
+        has(libc::EOPNOTSUPP, 9000, None, &["refuses XDP", none, long, "generic", "to 3498 or less"], &[]);
+        has(libc::EOPNOTSUPP, 2000, None, &[none, long, "lower the MTU"], &["3498"]);
+        has(libc::EOPNOTSUPP, 1500, None, &["no XDP of its own"], &["MTU"]);
+        has(libc::EINVAL, 9000, None, &[long, "lower its MTU to 3498 or less;"], &[none]);
+        has(libc::EINVAL, 3498, None, &[long, "lower its MTU;"], &["or less"]);
+        // The other end has the long frames.
+        has(libc::ERANGE, 1500, Some("veth"), &["(MTU 1500)", "of the other end to 3498 or less;"], &[]);
+        assert_eq!(said(libc::EINVAL, 1500, None), None);
+        assert_eq!(said(libc::ENOMEM, 9000, None), None);
     }
 }

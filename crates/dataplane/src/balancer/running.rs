@@ -195,7 +195,7 @@ impl Balancer {
     pub fn apply(&mut self, now: Instant, desired: &[Vip]) -> Result<Applied, DataplaneError> {
         let began = std::time::Instant::now();
         let applied = self.state.apply(&|| now + began.elapsed(), desired, &self.config.vteps)?;
-        self.features.let_in(desired);
+        self.features.let_in(desired).iter().for_each(|filtered| tracing::warn!("{filtered}"));
         if !self.attached && !self.away {
             self.attach()?;
         }
@@ -326,7 +326,7 @@ impl Balancer {
         let Self { pins, link, mut features, away, object, state, .. } = self;
         drop((state, object));
         bpffs::remove(&pins, Owner::Balancer)?;
-        features.restore();
+        features.leave();
         if away {
             return Ok(());
         }

@@ -74,16 +74,16 @@ impl Port {
     }
 
     fn link(&self) -> Link {
-        self.find_link().unwrap()
+        self.find_link("p0").unwrap()
     }
 
-    pub(crate) fn find_link(&self) -> Option<Link> {
-        let ask = async { Netlink::connect(false)?.link("p0").await };
+    fn find_link(&self, name: &str) -> Option<Link> {
+        let ask = async { Netlink::connect(false)?.link(name).await };
         self.within(|| self.runtime.block_on(ask)).unwrap()
     }
 
     pub(crate) fn follow(&self, balancer: &mut Balancer) -> Result<Followed, DataplaneError> {
-        let link = self.find_link();
+        let link = self.find_link("p0");
         self.within(|| balancer.follow(link.as_ref()))
     }
 
@@ -95,14 +95,22 @@ impl Port {
     }
 
     pub(crate) fn xdp_program(&self) -> Option<u32> {
-        self.link().xdp.map(|xdp| xdp.program)
+        self.xdp_program_of("p0")
+    }
+
+    pub(crate) fn xdp_program_of(&self, interface: &str) -> Option<u32> {
+        self.find_link(interface).unwrap().xdp.map(|xdp| xdp.program)
+    }
+
+    pub(crate) fn wait_until_free(&self) {
+        self.wait_until_free_of("p0");
     }
 
     /// The kernel takes a program off a little after its last user is gone.
-    pub(crate) fn wait_until_free(&self) {
+    pub(crate) fn wait_until_free_of(&self, interface: &str) {
         let free = (0..1000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
-            self.xdp_program().is_none()
+            self.xdp_program_of(interface).is_none()
         });
         assert!(free, "a program is still there after ten seconds");
     }

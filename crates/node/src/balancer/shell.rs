@@ -55,7 +55,7 @@ pub(super) enum Event {
         /// Why not.
         reason: Option<String>,
     },
-    /// The port is another one, or gone.
+    /// The port as it is now, `None` if it is gone.
     Port(Option<Link>),
     /// A link-layer address was resolved.
     Neighbour {
@@ -70,6 +70,8 @@ pub(super) enum Event {
 pub(super) trait Sources: Send {
     /// Ask about exactly what this machine needs.
     fn watch(&mut self, core: &Core);
+    /// Tell the port as it is now, news or not: whether the hook is free again is nothing that the kernel announces.
+    fn look_at_port(&mut self);
     /// The next thing learnt. Cancel-safe.
     ///
     /// # Errors
@@ -204,7 +206,7 @@ impl Shell {
                 () = sleep_until(sample_at) => {
                     let began = tokio::time::Instant::now();
                     if self.port.is_refused() {
-                        self.follow();
+                        sources.look_at_port();
                     }
                     self.sample();
                     sample_at = tokio::time::Instant::now() + SAMPLE_INTERVAL.max(began.elapsed() * SAMPLE_SHARE);

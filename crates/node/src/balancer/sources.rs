@@ -33,7 +33,7 @@ pub(super) struct Backends {
     netlink: Netlink,
     /// Links, addresses and routes.
     network: watch::Receiver<u64>,
-    /// The port as it was told last; `None` before it was.
+    /// The port as it was told last; `None` if it is to be told whatever it is.
     port: Option<Option<Link>>,
     /// The port is to be looked at again.
     look_at_port: bool,
@@ -79,7 +79,7 @@ impl Backends {
     }
 
     /// Whether the port is there and what it is, if that is news. Neighbours are asked from what it is now.
-    async fn look_at_port(&mut self) {
+    async fn look(&mut self) {
         match self.netlink.link(&self.interface).await {
             Ok(link) => {
                 if link.is_some()
@@ -193,10 +193,14 @@ impl Sources for Backends {
         self.look_up = true;
     }
 
+    fn look_at_port(&mut self) {
+        (self.port, self.look_at_port) = (None, true);
+    }
+
     async fn next(&mut self) -> Result<Event, RoleError> {
         loop {
             if self.look_at_port {
-                self.look_at_port().await;
+                self.look().await;
             }
             if self.look_up {
                 self.ask_neighbours().await;

@@ -166,6 +166,32 @@ fn the_port_is_followed() {
     assert!(!namespace.port().contains("xdp"));
 }
 
+/// Links of programs come and go without a word of the kernel.
+#[test]
+fn a_port_that_somebody_else_had_is_taken_when_it_is_free() {
+    let namespace = Namespace::new("taken");
+    let directory = directory(VIPS);
+    let balancer = Balancer::start(&namespace, directory.path(), "detach", &[]);
+    let port = || balancer.json(&["get", "status"])["port"].clone();
+    namespace.ip("link del eth0");
+    wait_for("a port that is away", || port() == "away");
+    namespace.ip("link add new0 type veth peer name eth1");
+    let other = namespace.attach_other("new0");
+    namespace.ip("link set new0 name eth0");
+    // Addresses that come of themselves are announced, and everything is looked at again then.
+    for end in ["eth0", "eth1"] {
+        namespace.ip(&format!("link set {end} addrgenmode none"));
+        namespace.ip(&format!("link set {end} up"));
+    }
+    wait_for("a port that is refused", || port() == "refused");
+    let error = balancer.json(&["get", "status"])["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("empty_xdp"), "{error}");
+    drop(other);
+    wait_for("a port that is taken", || port() == "taken");
+    assert!(namespace.port().contains("xdp"));
+    assert_eq!(balancer.end("-TERM"), Some(0));
+}
+
 #[test]
 fn a_drain_from_before_a_restart_is_shown() {
     let namespace = Namespace::new("drain");

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use aya::programs::xdp::{Xdp, XdpMode};
 use dataplane::netns::NetnsGuard;
+use dataplane::object::load_bench;
 
 const TOKEN: &str = "0123456789abcdef";
 pub(crate) const VIPS: &str = r#"
@@ -66,6 +68,16 @@ impl Namespace {
     pub(crate) fn port(&self) -> String {
         let shown = Command::new("ip").args(["-n", &self.0, "link", "show", "eth0"]).output().unwrap();
         String::from_utf8(shown.stdout).unwrap()
+    }
+
+    /// Somebody else's program on an interface, until it is dropped.
+    pub(crate) fn attach_other(&self, interface: &str) -> aya::Ebpf {
+        let mut object = load_bench().unwrap();
+        let program: &mut Xdp = object.program_mut("empty_xdp").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let _there = NetnsGuard::enter(&self.0).unwrap();
+        program.attach(interface, XdpMode::Skb).unwrap();
+        object
     }
 
     /// A command in the namespace that sees the machine's own mounts: what is pinned outlives it.

@@ -1,4 +1,4 @@
-//! The port changes while the balancer runs: another link-layer address, away, made again.
+//! The port changes while the balancer runs: another link-layer address, away, renamed, made again.
 
 use std::io;
 
@@ -17,7 +17,7 @@ pub enum Followed {
     Same,
     /// It has another link-layer address, whose frames are taken now.
     Readdressed,
-    /// It is gone, and our program with it; the maps stay.
+    /// There is no interface of its name any more, and our program is on none; the maps stay.
     Away,
     /// The program is on the interface that has the port's name now.
     Attached,
@@ -28,11 +28,10 @@ impl Balancer {
     ///
     /// # Errors
     /// If the hook of a new interface is taken, tags cannot be had in its frames, or the kernel refuses something; no
-    /// frame is balanced then, and the next call tries again.
+    /// frame is balanced on it then, and the next call tries again.
     pub fn follow(&mut self, link: Option<&Link>) -> Result<Followed, DataplaneError> {
         let Some(link) = link else {
-            // Nothing is left to be turned on again.
-            self.features.forget();
+            self.leave_port()?;
             let was_away = std::mem::replace(&mut self.away, true);
             return Ok(if was_away { Followed::Same } else { Followed::Away });
         };
@@ -52,15 +51,14 @@ impl Balancer {
 
     /// The maps are as they were; only the program has to go where the name is now.
     fn take_new_port(&mut self, link: &Link) -> Result<(), DataplaneError> {
-        hook::is_ours(link, &bpffs::versions(&self.pins))?;
         if link.ifindex != self.link.ifindex {
-            self.give_up_link()?;
-            self.features.forget();
+            self.leave_port()?;
             self.features = self.features.like(link, &features_file(&self.config));
             self.link = link.clone();
         }
+        hook::is_ours(link, &bpffs::versions(&self.pins))?;
         self.features.leave_tags_in()?;
-        self.features.turn_filters_off();
+        self.features.turn_filters_off().iter().for_each(|filtered| tracing::warn!("{filtered}"));
         self.readdress(link)?;
         self.link = link.clone();
         self.attach()
@@ -71,14 +69,16 @@ impl Balancer {
         self.state.maps.set_node(&BalancerNodeValue { mac: link.mac, ..node })
     }
 
-    /// The pinned link is of an interface that has no name of ours any more: dead, or to be let go of.
-    fn give_up_link(&self) -> Result<(), DataplaneError> {
+    /// Takes everything of ours off the interface that had the port's name. It may still be there, by another name or
+    /// in another namespace: whoever renamed it did not ask for its frames to be balanced on.
+    fn leave_port(&mut self) -> Result<(), DataplaneError> {
         let pin = hook::pin(&self.pins, &self.link.name);
         match std::fs::remove_file(&pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DataplaneError::system("remove", pin.display().to_string(), error))
+                return Err(DataplaneError::system("remove", pin.display().to_string(), error));
             }
-            _ => Ok(()),
+            _ => self.features.leave(),
         }
+        Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Datapath for Kernel {
 
     fn filtered(&self) -> Vec<FilteredVlans> {
         let feature = "rx-vlan-filter";
-        vec![FilteredVlans { interface: "eth0".into(), feature, vlans: vec![100] }]
+        vec![FilteredVlans { interface: "eth0".into(), feature, vlans: vec![100], device: "vlan" }]
     }
 
     fn draining(&self) -> BTreeSet<VipId> {
@@ -95,6 +95,8 @@ struct Told(VecDeque<Event>);
 
 impl Sources for Told {
     fn watch(&mut self, _: &Core) {}
+
+    fn look_at_port(&mut self) {}
 
     async fn next(&mut self) -> Result<Event, RoleError> {
         match self.0.pop_front() {
