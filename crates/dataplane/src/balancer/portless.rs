@@ -210,6 +210,14 @@ mod tests {
             Ok(BackendValue { flags, ..BackendValue::default() })
         }
 
+        fn vtep(&self, _: u16) -> Result<Option<IpAddr>, Infallible> {
+            Ok(None)
+        }
+
+        fn vteps(&self) -> Result<Vec<IpAddr>, Infallible> {
+            Ok(Vec::new())
+        }
+
         fn flow(&self, _: &FlowKey) -> Result<Option<BalancedFlowValue>, Infallible> {
             Ok(None)
         }
