@@ -38,6 +38,12 @@ impl PacketKind {
         matches!(self, Self::Transport | Self::IcmpError)
     }
 
+    /// Whether one may begin a connection.
+    #[must_use]
+    pub const fn may_be_first(self) -> bool {
+        matches!(self, Self::Transport)
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Transport => "transport",
