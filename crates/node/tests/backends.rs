@@ -157,6 +157,39 @@ fn routes_that_lead_nowhere_are_no_failure_of_a_backend() {
     });
 }
 
+/// The kernel gives the errors of our own routes for what a router or a firewall of the backend says as well.
+#[test]
+fn what_the_far_side_rejects_is_a_failure_of_a_backend() {
+    in_namespace(async {
+        let backend = Backend::new("rejects");
+        backend.sh("echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+        ip("address add 10.0.0.9/24 dev p0");
+        ip("address add fd00::9/64 dev p0 nodad");
+        ip("route add 198.51.100.0/24 via 10.0.0.2");
+        ip("route add 2001:db8::/32 via fd00::2");
+        rejected("without a route", &["198.51.100.1", "2001:db8::1"]).await;
+        for kind in ["prohibit", "unreachable"] {
+            backend.ip(&format!("route add {kind} 2001:db8::/32"));
+            rejected(kind, &["2001:db8::1"]).await;
+            backend.ip("route del 2001:db8::/32");
+        }
+    });
+}
+
+async fn rejected(how: &str, addresses: &[&str]) {
+    // The first SYN's error comes while the socket is being connected, and is not told; the next one's is.
+    const SECOND_SYN: Duration = Duration::from_secs(3);
+    let probes = addresses.iter().map(|address| async move {
+        let endpoint = Endpoint::new(address.parse().unwrap());
+        let failure = probe(&Check::Tcp { port: 9 }, &endpoint, SECOND_SYN).await.unwrap_err();
+        assert!(matches!(failure, Failure::Refused { .. }), "{how}: {failure}");
+        // Not every ICMP error is told to a socket that sent an echo request.
+        let failure = probe(&Check::Icmp, &endpoint, TIMEOUT).await.unwrap_err();
+        assert!(!failure.is_local(), "{how}: {failure}");
+    });
+    futures_util::future::join_all(probes).await;
+}
+
 #[test]
 fn questions_that_the_port_does_not_take_are_no_silence_of_a_neighbour() {
     in_namespace(async {
@@ -321,6 +354,12 @@ impl Backend {
     fn ip(&self, arguments: &str) {
         ip(&format!("-n {} {arguments}", self.0));
     }
+
+    fn sh(&self, script: &str) {
+        let status =
+            Command::new("ip").args(["netns", "exec", &self.0, "sh", "-c", script]).status().unwrap();
+        assert!(status.success(), "{script}");
+    }
 }
 
 impl Drop for Backend {
@@ -380,11 +419,8 @@ fn a_backend_with_another_link_layer_address_is_noticed() {
         // A second host within a second would be taken for a duplicate.
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let to = [2, 0, 0, 0, 0, 0x77];
-        let announce = format!("netns exec {} sh -c", backend.0);
-        let script = "echo 1 >/proc/sys/net/ipv4/conf/b0/arp_notify; ip link set b0 down; \
-                      ip link set b0 address 02:00:00:00:00:77; ip link set b0 up";
-        let arguments: Vec<&str> = announce.split(' ').chain([script]).collect();
-        assert!(Command::new("ip").args(arguments).status().unwrap().success());
+        backend.sh("echo 1 >/proc/sys/net/ipv4/conf/b0/arp_notify; ip link set b0 down; \
+             ip link set b0 address 02:00:00:00:00:77; ip link set b0 up");
         let changed = tokio::time::timeout(Duration::from_secs(5), neighbours.changed()).await;
         assert_eq!(changed.unwrap().unwrap(), (at, Change::Moved { from: mac, to }));
     });

@@ -1,12 +1,11 @@
 //! What can be typed.
 
-use std::fmt;
-use std::net::{AddrParseError, IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataplane::balancer::{PacketKind, Protocol, Segment};
+use node::balancer::endpoint::Endpoint;
 
 /// Where a role listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:9341";
@@ -381,42 +380,15 @@ pub(crate) struct ExplainFlowArgs {
     /// Segment on which its packets arrive, such as 802.1q:100
     #[arg(long, value_name = "SEGMENT", default_value = "none")]
     pub(crate) segment: Segment,
-    /// The packet is one that begins a connection
+    /// The packet is one that begins a connection (--packet transport only)
     #[arg(long)]
     pub(crate) first: bool,
     /// Which packet: transport (of the flow), fragment (of one from the client), icmp-error (to the VIP, whoever sends
     /// it, quoting a packet to the client) or echo-request
-    #[arg(long, value_name = "KIND", default_value = "transport", conflicts_with = "first")]
+    #[arg(long, value_name = "KIND", default_value = "transport")]
     pub(crate) packet: PacketKind,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-}
-
-/// `ADDRESS:PORT`, or `ADDRESS`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Endpoint {
-    /// With a port.
-    Port(SocketAddr),
-    /// Without.
-    Address(IpAddr),
-}
-
-impl FromStr for Endpoint {
-    type Err = AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let address = |_| text.parse().map(Self::Address);
-        text.parse().map(Self::Port).or_else(address)
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Port(port) => port.fmt(f),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
 }
 
 /// `weir completions`.

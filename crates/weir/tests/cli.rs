@@ -92,6 +92,19 @@ fn mistakes_on_the_command_line_are_64() {
     }
 }
 
+#[test]
+fn the_ends_of_a_flow_are_told_their_forms() {
+    for wrong in ["192.0.2.1:70000", "192.0.2.1:", "client:80"] {
+        let output = weir(&["explain", "flow", "--source", wrong, "--destination", "192.0.2.10"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64));
+        assert!(
+            said.contains("is not ADDRESS:PORT, e.g. 192.0.2.10:80") && said.contains("nor ADDRESS"),
+            "{said}"
+        );
+    }
+}
+
 fn write(directory: &Path, name: &str, content: &str) -> String {
     use std::os::unix::fs::PermissionsExt as _;
     let path = directory.join(name);
@@ -174,6 +187,10 @@ fn nobody_answers() {
     assert_eq!(output.status.code(), Some(1));
     let flow = ["explain", "flow", "--source", "198.51.100.7:40000", "--destination", "[::1]:80"];
     let output = weir(&[&flow[..], &["--server", "http://127.0.0.1:1"]].concat());
+    assert!(text(&output.stderr).contains("see --server"), "{}", text(&output.stderr));
+    // The default kind is one like the others when it is written down.
+    let first = ["--packet", "transport", "--first", "--server", "http://127.0.0.1:1"];
+    let output = weir(&[&flow[..], &first].concat());
     assert!(text(&output.stderr).contains("see --server"), "{}", text(&output.stderr));
     let directory = tempfile::tempdir().unwrap();
     let vips = write(directory.path(), "vips.toml", VIPS);

@@ -93,6 +93,8 @@ pub enum Verdict {
     PassNoVip,
     /// Dropped.
     DropNoBackend,
+    /// Dropped.
+    DropNotReady,
     /// An ICMP error, to the backend of the flow that it is about.
     IcmpRelayed,
     /// An echo request, answered.
@@ -117,6 +119,10 @@ pub(crate) trait LookUp {
     fn slot(&self, table: Table, slot: u32) -> Option<u16>;
     /// The backend of an index.
     fn backend(&self, index: u16) -> Result<BackendValue, Self::Error>;
+    /// Where the tunnel of an index's backend ends; `None` if there is none.
+    fn vtep(&self, index: u16) -> Result<Option<IpAddr>, Self::Error>;
+    /// The node's own tunnel endpoints.
+    fn vteps(&self) -> Result<Vec<IpAddr>, Self::Error>;
     /// Where a flow is remembered.
     fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, Self::Error>;
     /// Name of a VIP's backend.
@@ -149,7 +155,7 @@ impl FlowQuery {
     }
 }
 
-/// Rules 7 and 8.
+/// Rules 7 to 9.
 ///
 /// # Errors
 /// If something cannot be looked up.
@@ -182,12 +188,17 @@ pub(crate) fn by_rule_8<L: LookUp>(
         Some(flow) => Some(remembered(maps, id, &flow)?),
         None => None,
     };
-    let decided = decide(query.is_first(), flow_table, &current, &previous, &remembered);
+    let mut decided = decide(query.is_first(), flow_table, &current, &previous, &remembered);
+    if let Some(index) = decided.to.filter(|_| id.segment.kind().is_tunnel())
+        && let Some(families) = families(maps, index)?
+    {
+        decided.because = format!("{}, {families}", decided.because);
+    }
     Ok(Explanation {
         vip: Some(*id),
         hash: Some(hash),
         verdict: decided.verdict,
-        backend: decided.backend,
+        backend: decided.to.and_then(|index| maps.name(id, index)),
         because: decided.because,
         current,
         previous,
@@ -242,11 +253,22 @@ fn remembered<L: LookUp>(maps: &L, vip: &VipId, flow: &BalancedFlowValue) -> Res
 
 struct Decided {
     verdict: Verdict,
-    backend: Option<String>,
+    /// Index of the backend that gets it.
+    to: Option<u16>,
     because: String,
 }
 
-/// Rule 8.
+impl Decided {
+    const fn sent(verdict: Verdict, to: Option<u16>, because: String) -> Self {
+        Self { verdict, to, because }
+    }
+
+    const fn dropped(verdict: Verdict, because: String) -> Self {
+        Self { verdict, to: None, because }
+    }
+}
+
+/// Rule 8. The program looks for the current table before it looks at anything that is remembered.
 fn decide(
     first: bool,
     flow_table: bool,
@@ -254,47 +276,62 @@ fn decide(
     previous: &Option<SlotChoice>,
     remembered: &Option<Remembered>,
 ) -> Decided {
+    if let Some(SlotChoice { size, slot, index: None, .. }) = current {
+        let because =
+            format!("slot {slot} of {size} is beyond the memory of tables: this table is not made (rule 8)");
+        return Decided::dropped(Verdict::DropNotReady, because);
+    }
+    let old = if first { None } else { by_what_was(flow_table, current, previous, remembered) };
+    old.unwrap_or_else(|| by_table(current))
+}
+
+/// What a packet that begins no connection may go by before the current table.
+fn by_what_was(
+    flow_table: bool,
+    current: &Option<SlotChoice>,
+    previous: &Option<SlotChoice>,
+    remembered: &Option<Remembered>,
+) -> Option<Decided> {
+    let drains = previous.is_some();
+    let valid = remembered.as_ref().filter(|remembered| remembered.valid && (flow_table || drains));
+    if let Some(index) = valid.and_then(|remembered| u16::try_from(remembered.index).ok()) {
+        let why = if flow_table { "the VIP remembers flows" } else { "it began while the VIP drains" };
+        let because = format!("the flow is remembered there, and {why}");
+        return Some(Decided::sent(Verdict::ForwardedFlow, Some(index), because));
+    }
     let now = current.as_ref().and_then(|current| current.index);
-    let moved = previous.as_ref().filter(|previous| previous.index != now);
-    let remembered = remembered.as_ref().filter(|remembered| remembered.valid);
-    if !first && (flow_table || previous.is_some()) {
-        if let Some(remembered) = remembered {
-            let why = if flow_table { "the VIP remembers flows" } else { "it began while the VIP drains" };
-            let because = format!("the flow is remembered there, and {why}");
-            return Decided { verdict: Verdict::ForwardedFlow, backend: remembered.name.clone(), because };
-        }
-        if let Some(previous) = moved.filter(|previous| previous.usable) {
-            let because = format!(
-                "the VIP drains, and a packet that begins no connection and is not remembered is of one from before: slot {} \
-                 of the table of then",
-                previous.slot
-            );
-            let backend = previous.name.clone();
-            return Decided { verdict: Verdict::ForwardedPrevious, backend, because };
-        }
-    }
-    let Some(current) = current else {
+    let previous = previous.as_ref().filter(|previous| previous.index != now && previous.usable)?;
+    let because = format!(
+        "the VIP drains, and a packet that begins no connection and is not remembered is of one from before: slot {} \
+         of the table of then",
+        previous.slot
+    );
+    Some(Decided::sent(Verdict::ForwardedPrevious, previous.index, because))
+}
+
+fn by_table(current: &Option<SlotChoice>) -> Decided {
+    let Some(SlotChoice { size, slot, index: Some(index), usable, .. }) = current else {
         let because = "the VIP has no table: no backend has a weight and is usable".to_owned();
-        return Decided { verdict: Verdict::DropNoBackend, backend: None, because };
+        return Decided::dropped(Verdict::DropNoBackend, because);
     };
-    let (slot, size) = (current.slot, current.size);
-    match (current.index, current.usable) {
-        (Some(_), true) => Decided {
-            verdict: Verdict::Forwarded,
-            backend: current.name.clone(),
-            because: format!("slot {slot} of {size} of the current table"),
-        },
-        (Some(index), false) => Decided {
-            verdict: Verdict::DropNoBackend,
-            backend: None,
-            because: format!("slot {slot} of {size} names backend {index}, which is not usable"),
-        },
-        (None, _) => Decided {
-            verdict: Verdict::DropNoBackend,
-            backend: None,
-            because: format!("slot {slot} of {size} is beyond the memory of tables"),
-        },
+    if *usable {
+        let because = format!("slot {slot} of {size} of the current table");
+        return Decided::sent(Verdict::Forwarded, Some(*index), because);
     }
+    let because = format!("slot {slot} of {size} names backend {index}, which is not usable");
+    Decided::dropped(Verdict::DropNoBackend, because)
+}
+
+/// Rule 9: what is not asked about, the family of the outer header, decides too where the node has endpoints of both.
+fn families<L: LookUp>(maps: &L, index: u16) -> Result<Option<String>, L::Error> {
+    let Some(vtep) = maps.vtep(index)? else { return Ok(None) };
+    let (family, other) = if vtep.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let both = maps.vteps()?.iter().any(|own| own.is_ipv4() != vtep.is_ipv4());
+    Ok(both.then(|| {
+        format!(
+            "if the outer header is {family} as its tunnel endpoint {vtep}; behind {other} it is drop_not_ready (rule 9)"
+        )
+    }))
 }
 
 #[cfg(test)]
@@ -309,6 +346,9 @@ mod tests {
     struct Maps {
         flags: u32,
         drains: bool,
+        /// User space has not made the current table.
+        unmade: bool,
+        vteps: Vec<IpAddr>,
         usable: [bool; 2],
         flows: HashMap<FlowKey, BalancedFlowValue>,
     }
@@ -333,12 +373,21 @@ mod tests {
         }
 
         fn slot(&self, table: Table, slot: u32) -> Option<u16> {
-            (slot < table.size).then_some(u16::from(table.first() == 8))
+            let made = slot < table.size && !(self.unmade && table.first() == 8);
+            made.then_some(u16::from(table.first() == 8))
         }
 
         fn backend(&self, index: u16) -> Result<BackendValue, Infallible> {
             let flags = if self.usable[usize::from(index)] { BACKEND_USABLE } else { 0 };
             Ok(BackendValue { flags, serial: u32::from(index) + 10, ..BackendValue::default() })
+        }
+
+        fn vtep(&self, _: u16) -> Result<Option<IpAddr>, Infallible> {
+            Ok(self.vteps.first().copied())
+        }
+
+        fn vteps(&self) -> Result<Vec<IpAddr>, Infallible> {
+            Ok(self.vteps.clone())
         }
 
         fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, Infallible> {
@@ -403,6 +452,37 @@ mod tests {
             maps.flows.insert(QUERY.key(false), value);
             assert_eq!(verdict(&maps, QUERY), to(expected, "old"));
         }
+    }
+
+    #[test]
+    fn a_table_that_is_not_made_comes_before_what_is_remembered() {
+        let mut maps = Maps { usable: [true; 2], drains: true, unmade: true, ..Maps::default() };
+        let value = BalancedFlowValue { backend: 0, serial: 10, drain: 9, pad: 0 };
+        for flags in [0, VIP_FLOW_TABLE] {
+            maps.flags = flags;
+            assert_eq!(verdict(&maps, QUERY), (Verdict::DropNotReady, None), "previous");
+            maps.flows.insert(QUERY.key(false), value);
+            assert_eq!(verdict(&maps, QUERY), (Verdict::DropNotReady, None), "remembered");
+            assert_eq!(verdict(&maps, FlowQuery { first: true, ..QUERY }), (Verdict::DropNotReady, None));
+            maps.flows.clear();
+        }
+    }
+
+    #[test]
+    fn behind_tunnels_the_family_of_the_endpoint_counts() {
+        let because = |vteps: &[&str], segment: &str| {
+            let vteps = vteps.iter().map(|vtep| vtep.parse().unwrap()).collect();
+            let maps = Maps { usable: [true; 2], vteps, ..Maps::default() };
+            let Ok(explained) = explain(&maps, &FlowQuery { segment: segment.parse().unwrap(), ..QUERY });
+            assert_eq!(explained.verdict, Verdict::Forwarded);
+            explained.because
+        };
+        let both = because(&["10.0.5.5", "2001:db8::5"], "vxlan:100");
+        assert!(both.contains("outer header is IPv4 as its tunnel endpoint 10.0.5.5"), "{both}");
+        assert!(both.contains("behind IPv6 it is drop_not_ready (rule 9)"), "{both}");
+        // No frame with an outer header of the other family is taken for a tunnel.
+        assert!(!because(&["10.0.5.5"], "vxlan:100").contains("rule 9"));
+        assert!(!because(&["10.0.5.5", "2001:db8::5"], "802.1q:100").contains("rule 9"));
     }
 
     #[test]

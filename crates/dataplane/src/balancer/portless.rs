@@ -38,6 +38,12 @@ impl PacketKind {
         matches!(self, Self::Transport | Self::IcmpError)
     }
 
+    /// Whether one may begin a connection.
+    #[must_use]
+    pub const fn may_be_first(self) -> bool {
+        matches!(self, Self::Transport)
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Transport => "transport",
@@ -208,6 +214,14 @@ mod tests {
         fn backend(&self, _: u16) -> Result<BackendValue, Infallible> {
             let flags = if self.usable { BACKEND_USABLE } else { 0 };
             Ok(BackendValue { flags, ..BackendValue::default() })
+        }
+
+        fn vtep(&self, _: u16) -> Result<Option<IpAddr>, Infallible> {
+            Ok(None)
+        }
+
+        fn vteps(&self) -> Result<Vec<IpAddr>, Infallible> {
+            Ok(Vec::new())
         }
 
         fn flow(&self, _: &FlowKey) -> Result<Option<BalancedFlowValue>, Infallible> {

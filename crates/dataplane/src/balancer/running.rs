@@ -3,6 +3,7 @@
 mod follow;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -355,6 +356,14 @@ impl LookUp for Balancer {
 
     fn backend(&self, index: u16) -> Result<BackendValue, DataplaneError> {
         self.state.maps.backend(index)
+    }
+
+    fn vtep(&self, index: u16) -> Result<Option<IpAddr>, DataplaneError> {
+        Ok(self.state.observed.tunnels.get(&index).map(|tunnel| unmapped(&tunnel.vtep)))
+    }
+
+    fn vteps(&self) -> Result<Vec<IpAddr>, DataplaneError> {
+        Ok(self.config.vteps.clone())
     }
 
     fn flow(&self, key: &FlowKey) -> Result<Option<BalancedFlowValue>, DataplaneError> {

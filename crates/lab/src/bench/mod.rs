@@ -30,10 +30,11 @@ pub struct Args {
     /// Where bench.json goes
     #[arg(long, default_value = "out/bench", value_name = "DIR")]
     pub out: PathBuf,
-    /// Rounds of every figure; what is compared takes turns within a round
+    /// Rounds of every figure, within which what is compared takes turns; packet rates have others, see --bursts, and
+    /// rfc2544 3 at most
     #[arg(long, default_value_t = 7, value_name = "N")]
     pub rounds: usize,
-    /// Bursts of 65 536 packets in one round of the packet rates
+    /// How long the packet rates run: --rounds * N / 4 rounds, rounded up, each of 4 bursts of 65 536 packets by every way
     #[arg(long, default_value_t = 12, value_name = "N")]
     pub bursts: u32,
     /// Seconds of one TCP measurement

@@ -1,7 +1,7 @@
 //! `/v1/vips`, `/v1/status`, `/v1/explain`.
 
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::body::{BalancerStatus, FlowExplanation, RememberedBody, SlotBody};
 use super::desired::{Change, Desired, Outcome, Refusal};
+use super::endpoint::{Endpoint, EndpointError};
 use super::shell::{Changed, Job, Shell};
 use crate::config::services::{self, raw};
 use crate::http::{ApiError, Jobs, JsonBody, Params, ProblemBody};
@@ -290,7 +291,10 @@ async fn explain(
 fn flow(params: &FlowParams) -> Result<(FlowQuery, PacketKind), ApiError> {
     let mut wrong = Vec::new();
     let packet = parsed(&mut wrong, "packet", params.packet.as_deref().unwrap_or("transport"));
-    let has_ports = packet.is_none_or(PacketKind::has_ports);
+    let has_ports = packet.is_some_and(PacketKind::has_ports);
+    if let Some(packet) = packet.filter(|packet| params.first && !packet.may_be_first()) {
+        wrong.push(problem("first", format!("packet {packet} begins no connection; only transport may")));
+    }
     let source = endpoint(&mut wrong, "source", &params.source, has_ports);
     let destination = endpoint(&mut wrong, "destination", &params.destination, has_ports);
     if let (Some(source), Some(destination)) = (source, destination)
@@ -329,15 +333,9 @@ where
     text.parse().map_err(|error: T::Err| wrong.push(problem(field, error.to_string()))).ok()
 }
 
-/// `ADDRESS:PORT`; where ports do not count, `ADDRESS` will do.
 fn endpoint(wrong: &mut Vec<ProblemBody>, field: &str, text: &str, has_ports: bool) -> Option<SocketAddr> {
-    let bare = || text.parse::<IpAddr>().ok().filter(|_| !has_ports);
-    let parsed = text.parse().ok().or_else(|| bare().map(|address| SocketAddr::new(address, 0)));
-    if parsed.is_none() {
-        let expected = "ADDRESS:PORT, e.g. 192.0.2.10:80 or [2001:db8::1]:80";
-        wrong.push(problem(field, format!("`{text}` is not {expected}")));
-    }
-    parsed
+    let parsed = text.parse().and_then(|endpoint: Endpoint| endpoint.socket(has_ports));
+    parsed.map_err(|error: EndpointError| wrong.push(problem(field, error.to_string()))).ok()
 }
 
 fn explanation_body(explanation: Explanation, vip: Option<String>) -> FlowExplanation {

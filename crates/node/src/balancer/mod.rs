@@ -9,6 +9,7 @@ pub mod body;
 mod core;
 mod datapath;
 mod desired;
+pub mod endpoint;
 pub mod health;
 mod jitter;
 mod metrics;

@@ -164,7 +164,7 @@ const OPERATIONS: &[Operation] = &[
             ("destination", true, "ADDRESS:PORT, IPv6 in brackets; without `:PORT` where ports do not count"),
             ("protocol", false, "`tcp`, `udp` or `sctp`; `tcp` if left out"),
             ("segment", false, "as in a VIP; `none` if left out"),
-            ("first", false, "`true` for the packet that begins a connection"),
+            ("first", false, "`true` for the packet that begins a connection; of packet `transport` only"),
             (
                 "packet",
                 false,

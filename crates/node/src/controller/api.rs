@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use balance::{EdgeExplanation, Measurement};
 use serde::{Deserialize, Serialize};
 
-use super::core::ServiceCore;
+use super::core::{Snapshot, Subject};
 use super::history::{Effect, Record};
 use super::service::ServiceLoop;
 use crate::http::{ApiError, Params};
@@ -132,7 +132,7 @@ pub(super) fn router(services: Arc<[Arc<ServiceLoop>]>) -> Router {
 }
 
 async fn list_services(State(services): State<Arc<[Arc<ServiceLoop>]>>) -> Json<Vec<ServiceView>> {
-    Json(services.iter().map(|service| service.with_core(|core| service_view(core))).collect())
+    Json(services.iter().map(|service| service_view(&service.snapshot(1))).collect())
 }
 
 /// Newest first, over all services unless one is named.
@@ -148,41 +148,40 @@ async fn list_decisions(
         return Err(ApiError::not_found(format!("service `{name}`")));
     }
     let of_service = |service: &Arc<ServiceLoop>| {
-        service.with_core(|core| {
-            let newest = core.history().iter().take(wanted.limit);
-            newest.map(|record| decision_view(core, record)).collect::<Vec<_>>()
-        })
+        let Snapshot { subject, records, .. } = service.snapshot(wanted.limit);
+        records.into_iter().map(move |record| (Arc::clone(&subject), record))
     };
-    let mut decisions: Vec<DecisionView> = services.iter().filter(asked).flat_map(of_service).collect();
-    decisions.sort_by_key(|decision| std::cmp::Reverse(decision.at_unix_ns));
+    let mut decisions: Vec<_> = services.iter().filter(asked).flat_map(of_service).collect();
+    decisions.sort_by_key(|(_, record)| std::cmp::Reverse(record.at));
     decisions.truncate(wanted.limit);
-    Ok(Json(decisions))
+    Ok(Json(decisions.iter().map(|(subject, record)| decision_view(subject, record)).collect()))
 }
 
-pub(super) fn service_view(core: &ServiceCore) -> ServiceView {
+fn service_view(snapshot: &Snapshot) -> ServiceView {
+    let subject = &*snapshot.subject;
     ServiceView {
-        service: core.name().to_owned(),
-        eid: core.eid().prefix.to_string(),
-        instance_id: core.eid().instance_id.0,
-        gateway: core.gateway().map(str::to_owned),
-        state: core.state().as_str().to_owned(),
-        state_since_unix_ns: unix_ns(core.state_since()),
-        last_change_unix_ns: core.changed_at().map(unix_ns),
-        decision: core.history().newest().map(|record| decision_view(core, record)),
+        service: subject.name.clone(),
+        eid: subject.eid.prefix.to_string(),
+        instance_id: subject.eid.instance_id.0,
+        gateway: subject.gateway.clone(),
+        state: snapshot.state.as_str().to_owned(),
+        state_since_unix_ns: unix_ns(snapshot.state_since),
+        last_change_unix_ns: snapshot.changed_at.map(unix_ns),
+        decision: snapshot.records.first().map(|record| decision_view(subject, record)),
     }
 }
 
-fn decision_view(core: &ServiceCore, record: &Record) -> DecisionView {
+fn decision_view(subject: &Subject, record: &Record) -> DecisionView {
     let decision = &record.decision;
     let written_at = match record.effect {
         Effect::Written { at } => Some(unix_ns(at)),
         _ => None,
     };
     DecisionView {
-        service: core.name().to_owned(),
-        eid: core.eid().prefix.to_string(),
-        instance_id: core.eid().instance_id.0,
-        gateway: core.gateway().map(str::to_owned),
+        service: subject.name.clone(),
+        eid: subject.eid.prefix.to_string(),
+        instance_id: subject.eid.instance_id.0,
+        gateway: subject.gateway.clone(),
         at_unix_ns: unix_ns(record.at),
         repeats: record.repeats,
         first_at_unix_ns: unix_ns(record.first_at),
@@ -194,7 +193,7 @@ fn decision_view(core: &ServiceCore, record: &Record) -> DecisionView {
         error: record.effect.error().map(ToString::to_string),
         measurement: measurement_view(&decision.measurement),
         dead_band: decision.dead_band.fraction(),
-        edges: core.rlocs().iter().zip(&decision.edges).map(edge_view).collect(),
+        edges: subject.rlocs.iter().zip(&decision.edges).map(edge_view).collect(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One service under control, without clock or sockets: observations in, weights to write out.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use balance::{Capacity, DeadBand, Decision, Edge, Edges, Measurement, decide};
@@ -12,13 +13,31 @@ use super::history::{Effect, History, Record, State};
 use super::weights::WeightSet;
 use crate::config::Service;
 
-/// One service at one gateway (or at all of them). Times are since the Unix epoch.
+/// Which service it is, at one gateway or at all of them.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) name: String,
+    pub(super) eid: EidPrefix,
+    pub(super) gateway: Option<String>,
+    /// Of its edges, in priority order.
+    pub(super) rlocs: Vec<IpAddr>,
+}
+
+/// How a service stood at one moment. Made of pointers: it is taken under a lock that the loop waits for.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) subject: Arc<Subject>,
+    pub(super) state: State,
+    pub(super) state_since: Duration,
+    pub(super) changed_at: Option<Duration>,
+    /// Newest first, as many as were asked for.
+    pub(super) records: Vec<Arc<Record>>,
+}
+
+/// One service under control. Times are since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct ServiceCore {
-    name: String,
-    eid: EidPrefix,
-    gateway: Option<String>,
-    rlocs: Vec<IpAddr>,
+    subject: Arc<Subject>,
     edges: Edges,
     dead_band: DeadBand,
     /// As last read from or written to the map server.
@@ -39,11 +58,14 @@ impl ServiceCore {
         };
         let edges: Result<Vec<Edge>, balance::CapacityError> = service.edges.iter().map(edge).collect();
         let edges = edges.map_err(|e| refused(e.to_string()))?;
-        Ok(Self {
+        let subject = Subject {
             name: service.name.clone(),
             eid: service.eid,
             gateway: service.gateway.clone(),
             rlocs: service.edges.iter().map(|edge| edge.rloc).collect(),
+        };
+        Ok(Self {
+            subject: Arc::new(subject),
             edges: Edges::new(edges).map_err(|e| refused(e.to_string()))?,
             dead_band: DeadBand::new(service.dead_band).map_err(|e| refused(e.to_string()))?,
             in_force: None,
@@ -77,8 +99,9 @@ impl ServiceCore {
             (None, None) => self.record(at, decision, Effect::NothingToWrite),
             (None, Some(weights)) => {
                 self.writing = Some((at, decision));
-                let (eid, gateway) = (self.eid, self.gateway.as_deref());
-                return Some(WeightSet::new(eid.prefix, eid.instance_id.0, gateway, &self.rlocs, &weights));
+                let Subject { eid, gateway, rlocs, .. } = &*self.subject;
+                let (prefix, instance_id) = (eid.prefix, eid.instance_id.0);
+                return Some(WeightSet::new(prefix, instance_id, gateway.as_deref(), rlocs, &weights));
             }
         }
         None
@@ -99,9 +122,9 @@ impl ServiceCore {
     }
 
     fn ours(&self, sets: &[WeightSet]) -> Option<Vec<u8>> {
-        let (eid, gateway) = (self.eid, self.gateway.as_deref());
-        let set = sets.iter().find(|set| set.is_for(eid.prefix, eid.instance_id.0, gateway))?;
-        set.weights_of(&self.rlocs)
+        let Subject { eid, gateway, rlocs, .. } = &*self.subject;
+        let ours = |set: &&WeightSet| set.is_for(eid.prefix, eid.instance_id.0, gateway.as_deref());
+        sets.iter().find(ours)?.weights_of(rlocs)
     }
 
     fn record(&mut self, at: Duration, decision: Decision, effect: Effect) {
@@ -117,7 +140,7 @@ impl ServiceCore {
         if !self.history.push(record) {
             return;
         }
-        let service = self.name.as_str();
+        let service = self.name();
         match error {
             Some(error) => tracing::warn!(service, %outcome, %measurement, %error, "weights not applied"),
             None if changed => tracing::info!(service, %outcome, %measurement, ?weights, "weights changed"),
@@ -129,20 +152,19 @@ impl ServiceCore {
 
 /// What the API and the metrics show.
 impl ServiceCore {
+    /// As it stands, with at most so many of its newest records.
+    pub(super) fn snapshot(&self, records: usize) -> Snapshot {
+        Snapshot {
+            subject: Arc::clone(&self.subject),
+            state: self.state,
+            state_since: self.state_since,
+            changed_at: self.changed_at,
+            records: self.history.iter().take(records).cloned().collect(),
+        }
+    }
+
     pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) const fn eid(&self) -> EidPrefix {
-        self.eid
-    }
-
-    pub(super) fn gateway(&self) -> Option<&str> {
-        self.gateway.as_deref()
-    }
-
-    pub(super) fn rlocs(&self) -> &[IpAddr] {
-        &self.rlocs
+        &self.subject.name
     }
 
     pub(super) const fn history(&self) -> &History {
@@ -153,15 +175,11 @@ impl ServiceCore {
         self.state
     }
 
-    pub(super) const fn state_since(&self) -> Duration {
-        self.state_since
-    }
-
     /// Whose API asks for another token, in words: no later decision can help.
     pub(super) fn refused_token(&self) -> Option<String> {
         const UNAUTHORIZED: u16 = 401;
         let newest = self.history.newest()?;
-        let service = &self.name;
+        let service = self.name();
         match (newest.effect.error(), &newest.decision.measurement) {
             (Some(error @ FetchError::Status { status: UNAUTHORIZED, .. }), _) => {
                 Some(format!("service {service}: the map server: {error}"))
@@ -234,10 +252,10 @@ mod tests {
         core.handle_written(at(1), Ok(()));
         let second = core.handle_observation(at(2), load(1000.0), Ok(vec![first.clone()])).unwrap();
         core.handle_written(at(2), Err(refused()));
-        assert_eq!((core.state(), core.state_since()), (State::Unapplied, at(2)));
+        assert_eq!((core.state(), core.state_since), (State::Unapplied, at(2)));
         assert_eq!(core.handle_observation(at(3), load(1000.0), Ok(vec![first])), Some(second));
         core.handle_written(at(3), Ok(()));
-        assert_eq!((core.state(), core.state_since(), core.changed_at()), (State::Fresh, at(3), Some(at(3))));
+        assert_eq!((core.state(), core.state_since, core.changed_at()), (State::Fresh, at(3), Some(at(3))));
     }
 
     #[test]
@@ -263,10 +281,25 @@ mod tests {
                 None
             );
         }
-        let records: Vec<&Record> = core.history().iter().collect();
+        let records = core.snapshot(3).records;
         assert_eq!(records.len(), 2);
         assert_eq!((records[0].first_at, records[0].at, records[0].repeats), (at(2), at(999), 998));
-        assert_eq!((core.state(), core.state_since()), (State::Held, at(2)));
+        assert_eq!((core.state(), core.state_since), (State::Held, at(2)));
+    }
+
+    #[test]
+    fn a_snapshot_stays_as_it_was_taken() {
+        let mut core = core();
+        core.handle_observation(at(1), Measurement::Empty, Ok(vec![]));
+        let snapshot = core.snapshot(1);
+        core.handle_observation(at(2), Measurement::Empty, Ok(vec![]));
+        core.handle_observation(at(3), load(1000.0), Ok(vec![])).unwrap();
+        core.handle_written(at(3), Ok(()));
+        let records: Vec<_> = snapshot.records.iter().map(|record| (record.at, record.repeats)).collect();
+        assert_eq!((snapshot.state, records), (State::Held, vec![(at(1), 1)]));
+        let records: Vec<_> =
+            core.snapshot(9).records.iter().map(|record| (record.at, record.repeats)).collect();
+        assert_eq!(records, [(at(3), 1), (at(2), 2)]);
     }
 
     #[test]

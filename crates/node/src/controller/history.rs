@@ -1,6 +1,7 @@
 //! What was decided about a service, newest last, bounded.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use balance::{Decision, HoldReason, Outcome};
@@ -104,30 +105,31 @@ impl Record {
     }
 }
 
-/// The newest records of one service.
+/// The newest records of one service. Whoever reads them takes pointers: none is changed once it is there.
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Record>);
+pub(super) struct History(VecDeque<Arc<Record>>);
 
 impl History {
     /// Adds a record; a repetition joins the last one. Says whether it was something new.
     pub(super) fn push(&mut self, record: Record) -> bool {
         if let Some(last) = self.0.back_mut().filter(|last| last.is_repeated_by(&record)) {
-            *last = Record { first_at: last.first_at, repeats: last.repeats.saturating_add(1), ..record };
+            let (first_at, repeats) = (last.first_at, last.repeats.saturating_add(1));
+            *last = Arc::new(Record { first_at, repeats, ..record });
             return false;
         }
         if self.0.len() == KEPT {
             self.0.pop_front();
         }
-        self.0.push_back(record);
+        self.0.push_back(Arc::new(record));
         true
     }
 
     pub(super) fn newest(&self) -> Option<&Record> {
-        self.0.back()
+        self.0.back().map(Arc::as_ref)
     }
 
     /// Newest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Record>> {
         self.0.iter().rev()
     }
 }

@@ -133,7 +133,7 @@ impl Controller {
     }
 
     fn report(&self, condition: &Condition) {
-        match self.services.iter().find_map(|service| service.with_core(|core| core.refused_token())) {
+        match self.services.iter().find_map(|service| service.refused_token()) {
             Some(why) => condition.not_ready(&why),
             None => condition.ready(),
         }

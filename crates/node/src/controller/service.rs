@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::ControllerError;
-use super::core::ServiceCore;
+use super::core::{ServiceCore, Snapshot};
 use super::mapserver::MapServerApi;
 use super::metrics::Metrics;
 use super::schedule::next_tick;
@@ -72,8 +72,19 @@ impl ServiceLoop {
         self.with_core(|core| self.metrics.count(core));
     }
 
-    /// The core holds plain values that every call leaves whole, so a poisoned lock is still good.
-    pub(super) fn with_core<T>(&self, f: impl FnOnce(&mut ServiceCore) -> T) -> T {
+    /// How it stands, for threads other than the loop's: what is made of it is made without the lock.
+    pub(super) fn snapshot(&self, records: usize) -> Snapshot {
+        self.with_core(|core| core.snapshot(records))
+    }
+
+    /// As the core says it; the loop asks.
+    pub(super) fn refused_token(&self) -> Option<String> {
+        self.with_core(|core| core.refused_token())
+    }
+
+    /// The core holds plain values that every call leaves whole, so a poisoned lock is still good. Nobody else gets the
+    /// lock: the loop would wait for a thread of ordinary priority.
+    fn with_core<T>(&self, f: impl FnOnce(&mut ServiceCore) -> T) -> T {
         f(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -374,7 +374,7 @@ fn balancer() -> Vec<Route> {
     routes.push(Route::get(
         "/v1/explain?source=&destination=&protocol=&segment=&first=&packet=",
         "What the data path would do with a packet now, and why. `protocol` is `tcp` and `segment` `none` unless told \
-         otherwise; `first=true` is for the packet that begins a connection. `packet=fragment` asks about a fragment \
+         otherwise; `first=true` is for the packet that begins a connection, which no other kind does. `packet=fragment` asks about a fragment \
          from the source, `packet=icmp-error` about an ICMP error to the VIP that quotes a packet to the source, \
          `packet=echo-request` about an ICMP echo request.",
         explanation(),

@@ -114,7 +114,7 @@ fn checks_that_cannot_be_sent_say_why() {
     wait_for("a check that is not sent", || backend("why") == "check-not-sent");
     let reason = backend("not_sent").as_str().unwrap().to_owned();
     assert!(
-        reason.contains("198.51.100.11:80: could not be asked: send: Network is unreachable"),
+        reason.contains("198.51.100.11:80: could not be asked: find a route: Network is unreachable"),
         "{reason}"
     );
     assert_eq!((backend("health"), backend("usable")), ("unknown".into(), false.into()));

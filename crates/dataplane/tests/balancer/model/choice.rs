@@ -17,6 +17,9 @@ impl State {
         quoted: bool,
     ) -> Result<Choice, BalancerReason> {
         let hash = FlowHash::of_seed(self.node.seed).of(&flow);
+        if !made(vip, hash) {
+            return Err(BalancerReason::DropNotReady);
+        }
         let current = self.named(vip.table, vip.size, hash);
         let previous = self.named(vip.previous_table, vip.previous_size, hash);
         let drains = vip.previous_size > 0;
@@ -29,9 +32,6 @@ impl State {
             (Some(known), _) => (known, BalancerReason::ForwardedFlow, false),
             (None, Some(previous)) if !first => (previous, BalancerReason::ForwardedPrevious, remembers),
             _ => {
-                if !made(vip, hash) {
-                    return Err(BalancerReason::DropNotReady);
-                }
                 let current =
                     current.filter(|index| self.usable(*index)).ok_or(BalancerReason::DropNoBackend)?;
                 // Without a flow table: a first packet, so that what is not remembered is older than the drain.

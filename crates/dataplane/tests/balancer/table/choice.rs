@@ -172,6 +172,7 @@ fn no_table() -> Vec<Case> {
     let mut unwritten = State::node();
     unwritten.add_vip(unknown);
     let known = empty().flow_table().remembers(key, OTHER);
+    let not_there = || plain().change(VIP, |vip| vip.table = 0x0fff_ffff);
     vec![
         refused("no table, SYN", &empty(), syn.clone(), DropNoBackend),
         refused("no table, ACK", &empty(), ack.clone(), DropNoBackend),
@@ -181,9 +182,16 @@ fn no_table() -> Vec<Case> {
         sent("no table, previous", &empty().previous(PREVIOUS), ack.clone(), ForwardedPrevious, PREVIOUS),
         refused("no table, previous, SYN", &empty().previous(PREVIOUS), syn, DropNoBackend),
         refused("a backend that nobody wrote", &unwritten, ack.clone(), DropNoBackend),
+        refused("a table that is not there", &not_there(), ack.clone(), DropNotReady),
         refused(
-            "a table that is not there",
-            &plain().change(VIP, |vip| vip.table = 0x0fff_ffff),
+            "a table that is not there, known",
+            &not_there().flow_table().remembers(key, OTHER),
+            ack.clone(),
+            DropNotReady,
+        ),
+        refused(
+            "a table that is not there, previous",
+            &plain().previous(PREVIOUS).change(VIP, |vip| vip.table = 0x0fff_ffff),
             ack.clone(),
             DropNotReady,
         ),

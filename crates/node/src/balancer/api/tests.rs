@@ -425,6 +425,14 @@ async fn flows_are_explained() {
     assert_eq!(explain(error).await.is(400).fields(), ["source"], "its quote has ports");
     let wrong = "/v1/explain?source=192.0.2.1:1&destination=192.0.2.10:80&packet=ping";
     assert_eq!(explain(wrong).await.is(400).fields(), ["packet"]);
+    explain("/v1/explain?source=192.0.2.1:1&destination=192.0.2.10:80&packet=transport&first=true")
+        .await
+        .is(200);
+    for kind in ["fragment", "icmp-error", "echo-request"] {
+        let ends = "source=192.0.2.1:1&destination=192.0.2.10:80";
+        let wrong = node.get(&format!("/v1/explain?{ends}&packet={kind}&first=true")).await.is(400);
+        assert_eq!(wrong.fields(), ["first"], "{kind}");
+    }
     node.stop().await;
 }
 

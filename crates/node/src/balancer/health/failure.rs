@@ -81,27 +81,40 @@ impl Failure {
         matches!(self, Self::Local { .. })
     }
 
-    /// What an error of the kernel means that was waited for `phase`.
-    pub(super) fn io(peer: Peer, phase: Phase, error: &io::Error) -> Self {
-        // EINVAL is what a blackhole route says.
-        const HERE: [i32; 12] = [
-            libc::EACCES,
+    /// What an error of the kernel means that came when something was sent. `route` says whether there is a way to the
+    /// peer: the kernel has the same errors for a route of ours that leads nowhere and for an ICMP error of the far side.
+    pub(super) fn sending(
+        peer: Peer,
+        phase: Phase,
+        error: &io::Error,
+        route: impl FnOnce() -> io::Result<()>,
+    ) -> Self {
+        const HERE: [i32; 9] = [
             libc::EADDRINUSE,
             libc::EADDRNOTAVAIL,
             libc::EAFNOSUPPORT,
-            libc::EINVAL,
             libc::EMFILE,
             libc::ENETDOWN,
-            libc::ENETUNREACH,
             libc::ENFILE,
             libc::ENOBUFS,
             libc::ENODEV,
             libc::EPERM,
         ];
+        // A prohibit, a blackhole, an unreachable route and none. ICMPv6 has the first and the last as well, and a host
+        // that does not answer ARP the third.
+        const HERE_OR_THERE: [i32; 4] = [libc::EACCES, libc::EINVAL, libc::EHOSTUNREACH, libc::ENETUNREACH];
         match error.raw_os_error() {
             Some(code) if HERE.contains(&code) => Self::local(peer, "send", error),
-            _ => Self::Refused { peer, phase, reason: error.to_string() },
+            Some(code) if HERE_OR_THERE.contains(&code) => match route() {
+                Err(error) => Self::local(peer, "find a route", &error),
+                Ok(()) => Self::refused(peer, phase, error),
+            },
+            _ => Self::refused(peer, phase, error),
         }
+    }
+
+    pub(super) fn refused(peer: Peer, phase: Phase, error: &io::Error) -> Self {
+        Self::Refused { peer, phase, reason: error.to_string() }
     }
 
     pub(super) fn local(peer: Peer, operation: &'static str, error: &io::Error) -> Self {
@@ -172,15 +185,19 @@ mod tests {
 
     #[test]
     fn what_is_wrong_here_is_not_the_backends_fault() {
-        let failure = |code| {
+        let failure = |code, route: io::Result<()>| {
             let peer = Peer::Address(IpAddr::from([192, 0, 2, 1]));
-            Failure::io(peer, Phase::Connection, &io::Error::from_raw_os_error(code))
+            Failure::sending(peer, Phase::Connection, &io::Error::from_raw_os_error(code), || route)
         };
-        for code in [libc::ENETUNREACH, libc::EMFILE, libc::EADDRNOTAVAIL, libc::EINVAL] {
-            assert!(failure(code).is_local(), "{code}");
+        let none = || Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
+        for code in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::EPERM] {
+            assert!(failure(code, Ok(())).is_local() && failure(code, none()).is_local(), "{code}");
         }
-        for code in [libc::ECONNREFUSED, libc::ECONNRESET, libc::EHOSTUNREACH, libc::ETIMEDOUT] {
-            assert!(!failure(code).is_local(), "{code}");
+        for code in [libc::ECONNREFUSED, libc::ECONNRESET, libc::ETIMEDOUT] {
+            assert!(!failure(code, Ok(())).is_local() && !failure(code, none()).is_local(), "{code}");
+        }
+        for code in [libc::EACCES, libc::EINVAL, libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            assert!(!failure(code, Ok(())).is_local() && failure(code, none()).is_local(), "{code}");
         }
     }
 

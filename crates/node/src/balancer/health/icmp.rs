@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::failure::{Failure, Peer, Phase};
-use super::probe::Endpoint;
+use super::probe::{Endpoint, route};
 
 /// Random octets that tell our reply from others'.
 const TOKEN: usize = 16;
@@ -24,9 +24,11 @@ pub(super) async fn echo(endpoint: &Endpoint) -> Result<(), Failure> {
     getrandom::fill(&mut token)
         .map_err(|error| Failure::local(peer, "choose a token", &io::Error::other(error)))?;
     let v4 = endpoint.address.is_ipv4();
-    let failed = |error| Failure::io(peer, Phase::EchoReply, &error);
     let request = request(v4, token);
-    socket.send(&request).await.map_err(failed)?;
+    // What the far side said to another probe's request may be told here before ours is sent.
+    let unsent = |error| Failure::sending(peer, Phase::EchoReply, &error, || route(endpoint));
+    socket.send(&request).await.map_err(unsent)?;
+    let failed = |error| Failure::refused(peer, Phase::EchoReply, &error);
     let mut packet = [0; PACKET];
     loop {
         let length = socket.recv(&mut packet).await.map_err(failed)?;

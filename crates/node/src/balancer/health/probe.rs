@@ -127,28 +127,21 @@ async fn connect(endpoint: &Endpoint, port: u16, until: Until) -> Result<TcpStre
     let peer = Peer::Port(to);
     let socket = bound(endpoint).map_err(|(operation, error)| Failure::local(peer, operation, &error))?;
     let connected = until.bound(socket.connect(to), peer, Phase::Connection).await?;
-    connected.map_err(|error| match no_route(endpoint).filter(|_| is_unreachable(&error)) {
-        Some(error) => Failure::local(peer, "find a route", &error),
-        None => Failure::io(peer, Phase::Connection, &error),
-    })
+    connected.map_err(|error| Failure::sending(peer, Phase::Connection, &error, || route(endpoint)))
 }
 
-/// Said of a host that does not answer ARP, which is its failure, and of a route that leads nowhere, which is ours.
-fn is_unreachable(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EHOSTUNREACH)
-}
-
-/// What the kernel says when it only looks up the way and sends nothing.
-fn no_route(endpoint: &Endpoint) -> Option<io::Error> {
+/// What the kernel says when it only looks up the way and sends nothing: no answer of anybody else's. If it cannot even
+/// be asked, what is missing is missing here.
+pub(super) fn route(endpoint: &Endpoint) -> io::Result<()> {
     let domain = if endpoint.address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).ok()?;
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if let Some(device) = &endpoint.device {
-        socket.bind_device(Some(device.as_bytes())).ok()?;
+        socket.bind_device(Some(device.as_bytes()))?;
     }
     if let Some(source) = endpoint.source {
-        socket.bind(&SocketAddr::new(source, 0).into()).ok()?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    socket.connect(&SocketAddr::new(endpoint.address, DISCARD).into()).err()
+    socket.connect(&SocketAddr::new(endpoint.address, DISCARD).into())
 }
 
 fn bound(endpoint: &Endpoint) -> Result<TcpSocket, (&'static str, io::Error)> {
