@@ -15,6 +15,8 @@ pub const NEIGHBOUR_FRAME_MAX: usize = 1518;
 const TAG: usize = 4;
 /// Octets in front of the tags: both link-layer addresses.
 const ADDRESSES: usize = 12;
+/// Octets of room for answers while their reader is busy: a small one takes about 700 of them.
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 /// Before Linux 4.20 there is no such option, and its own frames come back.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
@@ -53,6 +55,8 @@ impl NeighbourSocket {
         option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1_i32)
             .map_err(|source| DataplaneError::system("see tags on", interface, source))?;
         let _ = option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32);
+        // Without CAP_NET_ADMIN the system's own size.
+        let _ = option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER);
         option(&socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership(ifindex, ALL_NODES))
             .map_err(|source| DataplaneError::system("join all nodes on", interface, source))?;
         bind(&socket, ifindex).map_err(|source| DataplaneError::system("bind to", interface, source))?;

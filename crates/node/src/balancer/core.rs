@@ -21,6 +21,9 @@ const START_WAIT: Duration = Duration::from_secs(5);
 /// Time between two attempts at what the kernel refused; doubled up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Times as long as a change took, until what happened meanwhile makes the next one: answers about tens of thousands of
+/// backends come one by one.
+const REST: u32 = 4;
 
 /// A backend of a VIP, by names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,6 +143,8 @@ pub(super) struct Core {
     macs: BTreeMap<Target, [u8; 6]>,
     applied: Option<Vec<wanted::Vip>>,
     asked: Option<Vec<wanted::Vip>>,
+    asked_at: Instant,
+    rest: Option<Instant>,
     dirty: bool,
     held: Option<Instant>,
     retry: Option<(Instant, Duration)>,
@@ -171,6 +176,8 @@ impl Core {
             macs: BTreeMap::new(),
             applied: None,
             asked: None,
+            asked_at: now,
+            rest: None,
             dirty: true,
             held: None,
             retry: None,
@@ -215,7 +222,7 @@ impl Core {
         let targets = self.targets();
         self.macs.retain(|target, _| targets.contains(target));
         self.all_fail.retain(|vip, _| self.by_name.contains_key(vip));
-        self.held = None;
+        (self.held, self.rest) = (None, None);
         self.changed();
     }
 
@@ -265,6 +272,7 @@ impl Core {
     /// What came of the last [`Output::Apply`].
     pub(super) fn handle_applied(&mut self, now: Instant, result: Result<(), String>) {
         let Some(asked) = self.asked.take() else { return };
+        self.rest = Some(now + (now - self.asked_at) * REST);
         match result {
             Ok(()) => {
                 self.applied = Some(asked);
@@ -286,8 +294,8 @@ impl Core {
 
     /// When [`Self::handle_timeout`] and [`Self::poll_output`] have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let retry = self.retry.map(|(at, _)| at).filter(|_| self.dirty && self.held.is_none());
-        [self.held.filter(|_| self.dirty), retry].into_iter().flatten().min()
+        let retry = self.retry.map(|(at, _)| at);
+        [self.held, retry, self.rest].into_iter().flatten().max().filter(|_| self.dirty)
     }
 
     /// What is to be done now, if anything: nothing when everything is as it was.
@@ -295,11 +303,14 @@ impl Core {
         if self.dirty {
             self.release_if_settled();
         }
-        let waits = self.held.is_some() || self.retry.is_some_and(|(at, _)| at > now);
+        let later = |at: Instant| at > now;
+        let waits = self.held.is_some()
+            || self.retry.is_some_and(|(at, _)| later(at))
+            || self.rest.is_some_and(later);
         if !self.dirty || waits {
             return None;
         }
-        self.dirty = false;
+        (self.dirty, self.asked_at) = (false, now);
         let wanted: Vec<wanted::Vip> = self.vips().map(|view| wanted_vip(&view)).collect();
         if self.applied.as_ref() == Some(&wanted) {
             (self.retry, self.refused) = (None, None);

@@ -365,12 +365,11 @@ impl Shell {
 
     /// Carries out what the machine wants.
     fn act(&mut self) {
-        let now = self.clock.now();
-        while let Some(Output::Apply(wanted)) = self.core.poll_output(now) {
+        while let Some(Output::Apply(wanted)) = self.core.poll_output(self.clock.now()) {
             let began = std::time::Instant::now();
-            let result = self.datapath.apply(now, &wanted);
+            let result = self.datapath.apply(self.clock.now(), &wanted);
             self.metrics.applied(began.elapsed(), result.as_ref().ok());
-            self.core.handle_applied(now, result.map(drop).map_err(|error| words(&error)));
+            self.core.handle_applied(self.clock.now(), result.map(drop).map_err(|error| words(&error)));
             self.slots = self.datapath.slots();
         }
         self.report();

@@ -106,6 +106,22 @@ fn steady_is_no_work() {
 }
 
 #[test]
+fn a_change_that_takes_long_is_followed_by_a_rest() {
+    let mut core = fresh(SERVICES);
+    assert!(core.poll_output(at(0)).is_some());
+    core.handle_applied(at(200), Ok(()));
+    all_up(&mut core);
+    assert_eq!(core.poll_output(at(999)), None);
+    assert_eq!(core.poll_timeout(), Some(at(1000)));
+    assert_eq!(applied(&mut core, at(1000)), shares_of(&[("a", 100, true), ("b", 100, true)]));
+    core.handle_health(at(1001), &backend("a"), Health::Down, "refused");
+    assert!(core.poll_output(at(1001)).is_some(), "this one took no time");
+    core.handle_applied(at(2001), Ok(()));
+    core.handle_desired(at(2002), vips(&SERVICES.replace("10.0.0.2", "10.0.0.3")));
+    assert!(core.poll_output(at(2002)).is_some(), "what an operator asks for does not wait");
+}
+
+#[test]
 fn a_failed_backend_leaves_and_comes_back() {
     let mut core = fresh(SERVICES);
     all_up(&mut core);

@@ -21,9 +21,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Another link-layer address so soon after the last answer is a second host with the address: the first one stays
 /// (`locktime` of the kernel).
 const LOCK: Duration = Duration::from_secs(1);
-/// New targets are asked this many at a time ...
-const BURST: u32 = 64;
-/// ... and this far apart.
+/// Targets are asked this many at a time ...
+const BURST: usize = 64;
+/// ... and this far apart, also after a time in which nobody was: their answers have to find room.
 const BURST_GAP: Duration = Duration::from_millis(10);
 
 /// An address of ours to ask from.
@@ -117,6 +117,7 @@ pub struct Resolver {
     jitter: Jitter,
     entries: BTreeMap<Target, Entry>,
     due: BTreeSet<(Instant, Target)>,
+    next_burst: Instant,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -142,6 +143,7 @@ impl Resolver {
             jitter: Jitter::new(random),
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
+            next_burst: Instant::ZERO,
             outputs: VecDeque::new(),
             counters: Counters { sent: 0, heard: 0, stale: 0, failed: 0, moved: 0, conflicts: 0 },
         }
@@ -156,13 +158,9 @@ impl Resolver {
     pub fn set_targets(&mut self, now: Instant, targets: impl IntoIterator<Item = Target>) {
         let mut old = std::mem::take(&mut self.entries);
         self.due.clear();
-        let mut new = 0;
         // Several VIPs may have the same backend.
         for target in targets.into_iter().collect::<BTreeSet<_>>() {
-            let entry = old.remove(&target).unwrap_or_else(|| {
-                new += 1;
-                Entry::new(now, now + BURST_GAP * ((new - 1) / BURST))
-            });
+            let entry = old.remove(&target).unwrap_or_else(|| Entry::new(now));
             self.entries.insert(target, entry);
             self.due.insert((entry.due, target));
         }
@@ -226,7 +224,12 @@ impl Resolver {
 
     /// Asks those whose turn it is, and gives up on those that do not answer.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((at, target)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+        if now < self.next_burst {
+            return;
+        }
+        for _ in 0..BURST {
+            let Some((at, target)) = self.due.first().copied().filter(|(at, _)| *at <= now) else { return };
+            self.next_burst = now + BURST_GAP;
             self.due.remove(&(at, target));
             let Some(entry) = self.entries.get_mut(&target) else { continue };
             if entry.tries < TRIES {
@@ -248,7 +251,7 @@ impl Resolver {
     /// When [`Self::handle_timeout`] is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.first().map(|(at, _)| (*at).max(self.next_burst))
     }
 
     /// What there is to do; call until `None`.
@@ -325,9 +328,9 @@ impl Resolver {
 }
 
 impl Entry {
-    const fn new(now: Instant, due: Instant) -> Self {
+    const fn new(now: Instant) -> Self {
         let neighbour = Neighbour { state: State::Resolving, mac: None };
-        Self { neighbour, tries: 0, due, heard: now }
+        Self { neighbour, tries: 0, due: now, heard: now }
     }
 }
 

@@ -243,12 +243,17 @@ fn our_own_frames_tell_nothing() {
 }
 
 #[test]
-fn many_new_targets_are_not_asked_all_at_once() {
+fn many_targets_are_not_asked_all_at_once() {
     let targets: Vec<Target> = (0..=255).map(v4).collect();
     let mut link = Link::of(&targets);
     let asked: Vec<usize> = (0..4).map(|_| link.questions().len()).collect();
     assert_eq!(asked, [64; 4]);
     assert_eq!(link.now, Instant::from_millis(30));
+    // Nobody was asked for so long that it is the turn of all.
+    link.now = Instant::from_secs(20);
+    link.resolver.handle_timeout(link.now);
+    assert_eq!(link.outputs().len(), 64);
+    assert_eq!(link.resolver.poll_timeout(), Some(link.now + BURST_GAP));
 }
 
 proptest! {
