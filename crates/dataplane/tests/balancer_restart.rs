@@ -365,6 +365,39 @@ fn a_port_that_gave_its_name_away_is_let_go_of() {
 }
 
 #[test]
+fn a_program_that_is_taken_off_is_put_back() {
+    let port = Port::new("r17");
+    let before = port.find_link("p0");
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
+    let program = port.xdp_program();
+    assert_eq!(port.within(|| balancer.follow(before.as_ref())).unwrap(), Followed::Same);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    assert_eq!(port.within(|| balancer.follow(before.as_ref())).unwrap(), Followed::Same);
+    assert_eq!(port.xdp_program(), program, "what was looked at before is no reason to do anything");
+
+    let take_off = || {
+        std::fs::remove_file(port.pins().join("link-weir_balancer-p0")).unwrap();
+        port.wait_until_free();
+    };
+    take_off();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+
+    take_off();
+    let other = port.attach_other();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Same);
+    let error = port.follow(&mut balancer).unwrap_err().to_string();
+    assert!(error.contains("has the XDP program"), "{error}");
+    drop(other);
+    port.wait_until_free();
+    assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Attached);
+    assert_eq!(port.run(1)[..6], [2, 0, 0, 0, 1, 1]);
+    port.stop(balancer);
+}
+
+#[test]
 fn a_port_that_is_renamed_is_left_as_it_was() {
     let port = Port::new("r16");
     let features = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"];

@@ -71,6 +71,8 @@ pub struct Balancer {
     features: Features,
     /// There is no interface of the port's name, or the program is not on it.
     away: bool,
+    /// The program was not on the port when that was looked at last.
+    missed: bool,
     /// The program stays loaded through the pinned link; until it is attached, through this.
     object: Ebpf,
     attached: bool,
@@ -144,7 +146,18 @@ impl Balancer {
         let found = in_place(&observed, &maps);
         let (config, pins, state) = (config.clone(), pins.to_owned(), State::new(maps, observed));
         let features = Features::open(&link, &features_file(&config));
-        Ok(Self { config, pins, link, features, away: false, object, attached: false, state, found })
+        Ok(Self {
+            config,
+            pins,
+            link,
+            features,
+            away: false,
+            missed: false,
+            object,
+            attached: false,
+            state,
+            found,
+        })
     }
 
     async fn take_over(&mut self, netlink: &Netlink, at_work: bool) -> Result<(), DataplaneError> {

@@ -77,7 +77,7 @@ impl Port {
         self.find_link("p0").unwrap()
     }
 
-    fn find_link(&self, name: &str) -> Option<Link> {
+    pub(crate) fn find_link(&self, name: &str) -> Option<Link> {
         let ask = async { Netlink::connect(false)?.link(name).await };
         self.within(|| self.runtime.block_on(ask)).unwrap()
     }

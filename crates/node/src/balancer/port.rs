@@ -37,7 +37,7 @@ impl Port {
                 return Some("address");
             }
             Ok(Followed::Attached) => {
-                tracing::info!(interface, "the port is another interface, which is taken");
+                tracing::info!(interface, "the program is on the port again");
                 self.state = State::Taken;
                 return Some("taken");
             }
@@ -50,11 +50,6 @@ impl Port {
     /// Whether the program is on it.
     pub(super) fn is_taken(&self) -> bool {
         self.state == State::Taken
-    }
-
-    /// Whether it is there, but not to be had: worth another try.
-    pub(super) const fn is_refused(&self) -> bool {
-        matches!(self.state, State::Refused(_))
     }
 
     /// Name in the API.

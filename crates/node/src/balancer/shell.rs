@@ -70,7 +70,8 @@ pub(super) enum Event {
 pub(super) trait Sources: Send {
     /// Ask about exactly what this machine needs.
     fn watch(&mut self, core: &Core);
-    /// Tell the port as it is now, news or not: whether the hook is free again is nothing that the kernel announces.
+    /// Tell the port as it is now, news or not: the kernel announces neither that a hook is free again nor that a program
+    /// was taken off it.
     fn look_at_port(&mut self);
     /// The next thing learnt. Cancel-safe.
     ///
@@ -205,9 +206,7 @@ impl Shell {
                 () = sleep_until(due) => self.timeout(),
                 () = sleep_until(sample_at) => {
                     let began = tokio::time::Instant::now();
-                    if self.port.is_refused() {
-                        sources.look_at_port();
-                    }
+                    sources.look_at_port();
                     self.sample();
                     sample_at = tokio::time::Instant::now() + SAMPLE_INTERVAL.max(began.elapsed() * SAMPLE_SHARE);
                 }

@@ -37,6 +37,8 @@ pub(super) struct Backends {
     port: Option<Option<Link>>,
     /// The port is to be looked at again.
     look_at_port: bool,
+    /// The port may have other addresses to ask neighbours from.
+    network_changed: bool,
     targets: Vec<Target>,
     /// Who is asked on behalf of whom.
     asked: BTreeMap<neighbour::Target, Vec<Target>>,
@@ -71,6 +73,7 @@ impl Backends {
             netlink,
             port: None,
             look_at_port: true,
+            network_changed: true,
             targets: Vec::new(),
             asked: BTreeMap::new(),
             look_up: false,
@@ -82,10 +85,14 @@ impl Backends {
     async fn look(&mut self) {
         match self.netlink.link(&self.interface).await {
             Ok(link) => {
-                if link.is_some()
-                    && let Err(error) = self.neighbours.refresh().await
-                {
-                    tracing::warn!(interface = self.interface, %error, "neighbours are not asked from it");
+                if link.is_some() && self.network_changed {
+                    match self.neighbours.refresh().await {
+                        Ok(()) => self.network_changed = false,
+                        // The next look tries again.
+                        Err(error) => {
+                            tracing::warn!(interface = self.interface, %error, "neighbours are not asked from it");
+                        }
+                    }
                 }
                 if self.port.as_ref() != Some(&link) {
                     self.known.push_back(Event::Port(link.clone()));
@@ -214,7 +221,9 @@ impl Sources for Backends {
                     let (of, change) = changed?;
                     self.neighbour_changed(of, change);
                 }
-                Ok(()) = self.network.changed() => (self.look_up, self.look_at_port) = (true, true),
+                Ok(()) = self.network.changed() => {
+                    (self.look_up, self.look_at_port, self.network_changed) = (true, true, true);
+                }
             }
         }
     }

@@ -35,10 +35,10 @@ impl Balancer {
             let was_away = std::mem::replace(&mut self.away, true);
             return Ok(if was_away { Followed::Same } else { Followed::Away });
         };
-        if self.away || link.ifindex != self.link.ifindex {
+        if self.away || link.ifindex != self.link.ifindex || self.was_taken_off(link) {
             self.away = true;
             self.take_new_port(link)?;
-            self.away = false;
+            (self.away, self.missed) = (false, false);
             return Ok(Followed::Attached);
         }
         if link.mac == self.link.mac {
@@ -49,12 +49,23 @@ impl Balancer {
         Ok(Followed::Readdressed)
     }
 
+    /// Whether our program is not on the port any more: somebody took it off. What `link` says may be from before it was
+    /// put there, so it is believed the second time.
+    fn was_taken_off(&mut self, link: &Link) -> bool {
+        let is_there =
+            !self.attached || matches!(hook::is_ours(link, &bpffs::versions(&self.pins)), Ok(true));
+        std::mem::replace(&mut self.missed, !is_there) && !is_there
+    }
+
     /// The maps are as they were; only the program has to go where the name is now.
     fn take_new_port(&mut self, link: &Link) -> Result<(), DataplaneError> {
         if link.ifindex != self.link.ifindex {
             self.leave_port()?;
             self.features = self.features.like(link, &features_file(&self.config));
             self.link = link.clone();
+        } else if link.xdp.is_none() {
+            // The link behind it is on no port, and takes no program.
+            self.remove_pin()?;
         }
         hook::is_ours(link, &bpffs::versions(&self.pins))?;
         self.features.leave_tags_in()?;
@@ -72,13 +83,18 @@ impl Balancer {
     /// Takes everything of ours off the interface that had the port's name. It may still be there, by another name or
     /// in another namespace: whoever renamed it did not ask for its frames to be balanced on.
     fn leave_port(&mut self) -> Result<(), DataplaneError> {
+        self.remove_pin()?;
+        self.features.leave();
+        Ok(())
+    }
+
+    fn remove_pin(&self) -> Result<(), DataplaneError> {
         let pin = hook::pin(&self.pins, &self.link.name);
         match std::fs::remove_file(&pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(DataplaneError::system("remove", pin.display().to_string(), error));
+                Err(DataplaneError::system("remove", pin.display().to_string(), error))
             }
-            _ => self.features.leave(),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
