@@ -87,7 +87,7 @@ mod tests {
         assert_eq!((port.word(), port.trouble("eth0")), ("taken", None));
         assert_eq!(port.followed("eth0", Ok(Followed::Away)), Some("away"));
         assert_eq!(port.followed("eth0", Ok(Followed::Same)), None);
-        assert_eq!((port.word(), port.is_taken(), port.is_refused()), ("away", false, false));
+        assert_eq!((port.word(), port.is_taken()), ("away", false));
         assert!(port.trouble("eth0").unwrap().contains("no interface eth0"));
         for (news, why) in
             [(Some("refused"), "taken by 7"), (None, "taken by 7"), (Some("refused"), "taken by 8")]
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(port.followed("eth0", Err(why.to_owned())), news);
             assert_eq!(port.trouble("eth0").as_deref(), Some(why));
         }
-        assert_eq!((port.word(), port.is_refused()), ("refused", true));
+        assert_eq!((port.word(), port.is_taken()), ("refused", false));
         assert_eq!(port.followed("eth0", Ok(Followed::Same)), Some("away"), "refused, then removed");
         port.link = Some(link());
         assert_eq!(port.followed("eth0", Ok(Followed::Attached)), Some("taken"));
