@@ -250,30 +250,30 @@ impl Lab {
         names.iter().try_for_each(|name| self.stop(name))
     }
 
-    /// Starts Prometheus, the map server and the gateways, and waits until all say they are ready.
+    /// Starts the map server, Prometheus and the gateways, each once the one before says that it is ready.
     pub fn start_overlay(&mut self) -> Result<()> {
         let gateways = service::gateways(&self.network, &self.topology);
         let control = self.network.control.clone();
         let mapserver = weir("mapserver", &self.roles().mapserver()?)?;
         self.spawn("mapserver", mapserver, &control, Group::EverythingElse)?;
         self.wait_for(&control, &[ready("mapserver", CONTROL.to_string(), MAPSERVER_PORT)])?;
+        let prometheus = service::prometheus_command(&self.topology, &gateways, &self.directory)?;
+        self.spawn("prometheus", prometheus, &control, Group::EverythingElse)?;
+        let url = format!("http://{CONTROL}:{PROMETHEUS_PORT}/-/ready");
+        self.wait_for(&control, &[("prometheus".into(), url)])?;
         let mut namespaces = vec![self.network.client_gateway.clone()];
         namespaces.extend(self.network.edges.iter().map(|edge| edge.gateway.clone()));
-        for (index, ((name, _), netns)) in gateways.iter().zip(&namespaces).enumerate() {
+        // One after the other, the subscriber last: the kernel loads programs without a pause, and here all gateways have
+        // the processors of one machine.
+        for (index, ((name, address), netns)) in gateways.iter().zip(&namespaces).enumerate().rev() {
             let file = match index.checked_sub(1) {
                 None => self.roles().client_gateway()?,
                 Some(edge) => self.roles().edge_gateway(edge)?,
             };
             self.spawn(name, weir("gateway", &file)?, netns, Group::EverythingElse)?;
+            self.wait_for(&control, &[(name.clone(), format!("http://{address}/readyz"))])?;
         }
-        let prometheus = service::prometheus_command(&self.topology, &gateways, &self.directory)?;
-        self.spawn("prometheus", prometheus, &control, Group::EverythingElse)?;
-        let mut all: Vec<_> = gateways
-            .iter()
-            .map(|(name, address)| (name.clone(), format!("http://{address}/readyz")))
-            .collect();
-        all.push(("prometheus".into(), format!("http://{CONTROL}:{PROMETHEUS_PORT}/-/ready")));
-        self.wait_for(&control, &all)
+        Ok(())
     }
 
     /// Starts the controller and waits until it says it is ready.

@@ -140,9 +140,6 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
     let (server, mut registry) = bind(&threads, config.http.clone(), registry).await.map_err(listen)?;
     let bound = server.local_addr().map_err(listen)?;
     let clock = Clock::start();
-    if config.balancer.is_none() {
-        priority::go_first(&mut registry, clock);
-    }
     let setup = Setup {
         node: &config.node,
         registry: &mut registry,
@@ -152,6 +149,10 @@ async fn start(config: Config, shutdown: Shutdown) -> Result<Started, RunError> 
         clock,
     };
     let (api, tasks) = start_roles(&config, setup).await?;
+    // Not before: a start loads programs, for longer than others may be kept waiting.
+    if config.balancer.is_none() {
+        priority::go_first(&mut registry, clock);
+    }
     tracing::info!(node = config.node.name, api = %bound, "started");
     let server = threads.spawn(server.serve(api, registry, readiness, shutdown));
     Ok(Started { tasks, server, api: threads })
