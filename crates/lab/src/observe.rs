@@ -122,13 +122,15 @@ impl Observed {
 
     /// The figures of the control path. `stable` is C of the first edge, which the schedule reaches after `crossing_s`.
     pub(crate) fn control(&self, started_at_unix_ns: u64, stable: f64, crossing_s: Option<f64>) -> Control {
+        let publish_to_applied_ms = self.publish_to_applied_ms();
         Control {
+            publications: publish_to_applied_ms.len(),
             decisions: self
                 .decisions
                 .values()
                 .map(|entry| usize::try_from(entry.repeats).unwrap_or(0).max(1))
                 .sum(),
-            publish_to_applied_ms: Percentiles::of(&self.publish_to_applied_ms()),
+            publish_to_applied_ms: Percentiles::of(&publish_to_applied_ms),
             reaction_ms: crossing_s.and_then(|crossing_s| {
                 let first = first_flow_at_second_edge(&self.samples, started_at_unix_ns)?;
                 Some(milliseconds(started_at_unix_ns, first) - crossing_s * 1e3)

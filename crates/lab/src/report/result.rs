@@ -129,6 +129,9 @@ pub struct Reduction {
 pub struct Control {
     /// Decisions taken.
     pub decisions: usize,
+    /// Publications that were seen from one end to the other: not every decision is a change.
+    #[serde(default)]
+    pub publications: usize,
     /// From a publication's sending to the gateway's new table in force; absent when nothing was published.
     pub publish_to_applied_ms: Option<Percentiles>,
     /// From the offered load, as scheduled, crossing the first edge's capacity to the first new flow at the second

@@ -76,8 +76,8 @@ fn counts(out: &mut String, result: &LabResult) {
     if let Some(applied) = control.publish_to_applied_ms {
         let _ = writeln!(
             out,
-            "Publish to applied: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms over {} decisions",
-            applied.p50, applied.p99, applied.max, control.decisions
+            "Publish to applied: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms over {} publications ({} decisions)",
+            applied.p50, applied.p99, applied.max, control.publications, control.decisions
         );
     }
     if let Some(reaction) = control.reaction_ms {
