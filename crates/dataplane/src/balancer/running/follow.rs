@@ -54,7 +54,11 @@ impl Balancer {
     fn was_taken_off(&mut self, link: &Link) -> bool {
         let is_there =
             !self.attached || matches!(hook::is_ours(link, &bpffs::versions(&self.pins)), Ok(true));
-        std::mem::replace(&mut self.missed, !is_there) && !is_there
+        let was_taken_off = std::mem::replace(&mut self.missed, !is_there) && !is_there;
+        if was_taken_off {
+            tracing::warn!(interface = link.name, "the program was taken off the port; it is put back");
+        }
+        was_taken_off
     }
 
     /// The maps are as they were; only the program has to go where the name is now.
