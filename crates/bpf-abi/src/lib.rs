@@ -31,4 +31,4 @@ pub use hash::{bucket, flow_hash, fold_address, hash_words, source_port};
 pub use reason::{BalancerReason, Reason};
 
 /// Version of the layout; part of the pin directory's name, so that no program reads another version's maps.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

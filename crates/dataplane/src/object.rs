@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
-use bpf_abi::balancer::VIP_CACHE_CELLS;
+use bpf_abi::balancer::{BACKENDS, VIP_CACHE_CELLS, VIPS};
 use bpf_abi::{EGRESS_CACHE_CELLS, FLOW_CACHE_SETS, NEIGHBOUR_CELLS};
 
 static WEIR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -120,8 +120,12 @@ pub struct BalancerMapOptions<'a> {
 /// If a map cannot be created, pinned, or re-used.
 pub fn load_balancer(options: BalancerMapOptions<'_>) -> Result<Ebpf, ObjectError> {
     let mut loader = EbpfLoader::new();
-    let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
-    loader.map_max_entries("VIP_CACHE", cpus.saturating_mul(VIP_CACHE_CELLS));
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    let of_each_cpu =
+        [("VIP_CACHE", VIP_CACHE_CELLS as usize), ("VIP_COUNTERS", VIPS), ("BACKEND_COUNTERS", BACKENDS)];
+    for (map, entries) in of_each_cpu {
+        loader.map_max_entries(map, u32::try_from(cpus.saturating_mul(entries)).unwrap_or(u32::MAX));
+    }
     if let Some(flows) = options.flows {
         loader.map_max_entries("BALANCED_FLOWS", flows);
     }

@@ -10,7 +10,7 @@ use bpf_abi::balancer::{BackendValue, BalancerNodeValue, segment};
 use crate::choice::{named, usable};
 use crate::frame::Frame;
 use crate::headers::{Address, Ipv4, Ipv6, SCTP, TCP, UDP, mapped, read_words};
-use crate::maps::{NODE, VipWords, count, count_sent};
+use crate::maps::{NODE, VipWords, count, count_sent, cpu};
 use crate::packet::native;
 use crate::segment::{DOT1Q, ETHERNET, GENEVE_PORT, IPV4, IPV6, TAG, VXLAN_PORT};
 use crate::vip_cache;
@@ -159,13 +159,14 @@ fn choose(
 ) -> Option<&'static BackendValue> {
     let port_protocol = flow.ports >> 16 | u32::from(flow.protocol) << 16;
     let key = VipWords { address: flow.destination, segment, port_protocol };
-    let vip = vip_cache::remembered(node.generation, &key)?;
+    let cpu = cpu();
+    let vip = vip_cache::remembered(cpu, node.generation, &key)?;
     let (table, size) = vip.only_table()?;
     let ports = u32::from_be(flow.ports);
     let hash = node.flow_hash.of_parts(vip.destination_part(), native(flow.source), ports);
     let index = named(hash, table, size)?;
     let backend = usable(index)?;
     count(Reason::Forwarded);
-    count_sent(vip.id(), index, frame.length());
+    count_sent(cpu, vip.id(), index, frame.length());
     Some(backend)
 }

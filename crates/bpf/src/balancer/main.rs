@@ -28,7 +28,7 @@ use bpf_abi::BalancerReason as Reason;
 use crate::choice::{Choice, Chosen};
 use crate::frame::Frame;
 use crate::headers::Ethernet;
-use crate::maps::{NODE, count, count_sent};
+use crate::maps::{NODE, count, count_sent, cpu};
 
 /// Balances what comes in on its port.
 #[xdp]
@@ -66,7 +66,7 @@ fn balance(frame: &Frame) -> Result<Reason, Reason> {
             if remember {
                 flow.remember(index, backend, drain);
             }
-            count_sent(vip, index, frame.length());
+            count_sent(cpu(), vip, index, frame.length());
             Ok(reason)
         }
     }

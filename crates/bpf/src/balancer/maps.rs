@@ -3,6 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    helpers::generated::bpf_get_smp_processor_id,
     macros::btf_map,
 };
 use bpf_abi::BalancerReason as Reason;
@@ -37,29 +38,32 @@ pub(crate) struct FlowWords {
 const _: () = assert!(size_of::<FlowWords>() == size_of::<FlowKey>());
 
 const REASONS_COUNT: usize = Reason::ALL.len();
+/// User space reads and writes without a system call for each entry.
+const MAPPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map(name = "BALANCER_VIPS")]
 pub(crate) static VIPS: HashMap<VipWords, VipValue, VIP_ENTRIES> = HashMap::new();
-/// Mappable, so that user space writes a table without a system call for each chunk.
 #[btf_map]
-pub(crate) static TABLES: Array<TableChunk, CHUNKS, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static TABLES: Array<TableChunk, CHUNKS, MAPPABLE> = Array::new();
 #[btf_map]
-pub(crate) static BACKENDS: Array<BackendValue, BACKEND_COUNT> = Array::new();
+pub(crate) static BACKENDS: Array<BackendValue, BACKEND_COUNT, MAPPABLE> = Array::new();
 #[btf_map]
-pub(crate) static TUNNELS: Array<TunnelValue, BACKEND_COUNT> = Array::new();
+pub(crate) static TUNNELS: Array<TunnelValue, BACKEND_COUNT, MAPPABLE> = Array::new();
 #[btf_map(name = "BALANCED_FLOWS")]
 pub(crate) static FLOWS: LruHashMap<FlowWords, BalancedFlowValue, 262_144> = LruHashMap::new();
+/// A row of as many for each CPU, which user space knows the number of; so is the next. No per-CPU array: the kernel finds
+/// an entry of one through a table of pointers, which is one more line of memory to wait for.
 #[btf_map]
-static VIP_COUNTERS: PerCpuArray<BalancedValue, VIP_COUNT> = PerCpuArray::new();
+static VIP_COUNTERS: Array<BalancedValue, VIP_COUNT, MAPPABLE> = Array::new();
 #[btf_map]
-static BACKEND_COUNTERS: PerCpuArray<BalancedValue, BACKEND_COUNT> = PerCpuArray::new();
+static BACKEND_COUNTERS: Array<BalancedValue, BACKEND_COUNT, MAPPABLE> = Array::new();
 #[btf_map(name = "BALANCER_REASONS")]
 static REASONS: PerCpuArray<u64, REASONS_COUNT> = PerCpuArray::new();
 #[btf_map(name = "BALANCER_NODE")]
 pub(crate) static NODE: Array<BalancerNodeValue, 1> = Array::new();
 /// Whose index it is: user space alone reads and writes it, so that it can tell after a restart.
 #[btf_map]
-pub(crate) static IDENTITIES: Array<[u64; 2], BACKEND_COUNT> = Array::new();
+pub(crate) static IDENTITIES: Array<[u64; 2], BACKEND_COUNT, MAPPABLE> = Array::new();
 
 /// Counts the one reason of this frame.
 #[inline(always)]
@@ -70,10 +74,19 @@ pub(crate) fn count(reason: Reason) {
     }
 }
 
+/// This CPU's number.
+#[inline(always)]
+pub(crate) fn cpu() -> u32 {
+    // SAFETY: no memory is touched.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
 /// Counts a frame that is sent to a VIP's backend.
 #[inline(always)]
-pub(crate) fn count_sent(vip: u32, backend: u32, octets: u32) {
-    for counters in [VIP_COUNTERS.get_ptr_mut(vip), BACKEND_COUNTERS.get_ptr_mut(backend)] {
+pub(crate) fn count_sent(cpu: u32, vip: u32, backend: u32, octets: u32) {
+    let vip = VIP_COUNTERS.get_ptr_mut(cpu * VIP_COUNT as u32 + vip);
+    let backend = BACKEND_COUNTERS.get_ptr_mut(cpu * BACKEND_COUNT as u32 + backend);
+    for counters in [vip, backend] {
         let Some(counters) = counters else { continue };
         // SAFETY: as in `count`.
         let counters = unsafe { &mut *counters };

@@ -1,14 +1,12 @@
 //! The VIPs of a moment ago: one cell in place of the VIP table, on one CPU, for as long as user space has changed
 //! nothing (docs/decisions/0008 has the same in front of the gateway's flow table).
 
-use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE, btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map,
-};
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{BalancerNodeValue, VIP_CACHE_CELLS, VipValue};
 
 use crate::headers::Address;
-use crate::maps::VipWords;
+use crate::maps::{VipWords, cpu};
 use crate::packet::native;
 use crate::verifier::Aligned;
 
@@ -45,7 +43,7 @@ pub(crate) fn find(
     key: &Aligned<VipWords>,
     ask: impl FnOnce() -> Result<Option<VipValue>, Reason>,
 ) -> Result<Option<VipValue>, Reason> {
-    let Some(cell) = cell(&key.0) else { return ask() };
+    let Some(cell) = cell(cpu(), &key.0) else { return ask() };
     // SAFETY: this CPU's cell of an array, valid for the run of the program; programs do not preempt each other on a CPU.
     let cell = unsafe { &mut *cell };
     if cell.is_of(generation, &key.0) {
@@ -58,16 +56,14 @@ pub(crate) fn find(
 
 /// The VIP of a key, if it is remembered.
 #[inline(always)]
-pub(crate) fn remembered(generation: u32, key: &VipWords) -> Option<&'static VipCell> {
+pub(crate) fn remembered(cpu: u32, generation: u32, key: &VipWords) -> Option<&'static VipCell> {
     // SAFETY: as in `find`; nothing changes the cell while the reference is in use.
-    let cell = unsafe { &*cell(key)? };
+    let cell = unsafe { &*cell(cpu, key)? };
     cell.is_of(generation, key).then_some(cell)
 }
 
 #[inline(always)]
-fn cell(key: &VipWords) -> Option<*mut VipCell> {
-    // SAFETY: no memory is touched.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
+fn cell(cpu: u32, key: &VipWords) -> Option<*mut VipCell> {
     VIP_CACHE.get_ptr_mut(cpu * VIP_CACHE_CELLS + index(key))
 }
 

@@ -1,36 +1,41 @@
 //! The kernel's maps of a balancer: reading what is in place, making the planned writes, reading counters and flows.
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
-
-use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, Pod};
 use bpf_abi::balancer::{
-    BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, FlowHash, TableChunk, TunnelValue,
-    VipKey, VipValue,
+    BACKENDS, BackendValue, BalancedFlowValue, BalancedValue, BalancerNodeValue, FlowHash, TableChunk,
+    TunnelValue, VIPS, VipKey, VipValue,
 };
 use bpf_abi::{BalancerReason, FlowKey};
 use codec::Instant;
 
+use crate::balancer::mapped::Mapped;
 use crate::balancer::observed::{Observed, Write};
 use crate::balancer::table::Memory;
 use crate::error::DataplaneError;
 use crate::maps::{absent, by_reason, of, take};
 
+/// The memory of tables: only this process writes it, and programs find nothing in it that no entry names.
+pub(crate) type TableMemory = Mapped<TableChunk>;
+
 /// The maps of one balancer.
 pub(crate) struct Maps {
     vips: HashMap<MapData, VipKey, VipValue>,
     tables: TableMemory,
-    backends: Array<MapData, BackendValue>,
-    tunnels: Array<MapData, TunnelValue>,
+    backends: Mapped<BackendValue>,
+    tunnels: Mapped<TunnelValue>,
     flows: HashMap<MapData, FlowKey, BalancedFlowValue>,
-    vip_counters: PerCpuArray<MapData, BalancedValue>,
-    backend_counters: PerCpuArray<MapData, BalancedValue>,
+    vip_counters: Sent,
+    backend_counters: Sent,
     reasons: PerCpuArray<MapData, u64>,
     node: Array<MapData, BalancerNodeValue>,
-    identities: Array<MapData, u128>,
-    cpus: usize,
+    identities: Mapped<u128>,
+}
+
+/// What was sent: a row of as many counters for each CPU.
+struct Sent {
+    counters: Mapped<BalancedValue>,
+    row: usize,
 }
 
 impl Maps {
@@ -39,20 +44,17 @@ impl Maps {
     /// # Errors
     /// [`DataplaneError::Object`] if one is missing, [`DataplaneError::Map`] if one has another type or size.
     pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DataplaneError> {
-        let cpus =
-            aya::util::nr_cpus().map_err(|(what, source)| DataplaneError::system("read", what, source))?;
         Ok(Self {
             vips: take(object, "BALANCER_VIPS", HashMap::try_from)?,
-            tables: take(object, "TABLES", Ok).and_then(|map| TableMemory::map(&map))?,
-            backends: take(object, "BACKENDS", Array::try_from)?,
-            tunnels: take(object, "TUNNELS", Array::try_from)?,
+            tables: mapped(object, "TABLES")?,
+            backends: mapped(object, "BACKENDS")?,
+            tunnels: mapped(object, "TUNNELS")?,
             flows: take(object, "BALANCED_FLOWS", HashMap::try_from)?,
-            vip_counters: take(object, "VIP_COUNTERS", PerCpuArray::try_from)?,
-            backend_counters: take(object, "BACKEND_COUNTERS", PerCpuArray::try_from)?,
+            vip_counters: Sent { counters: mapped(object, "VIP_COUNTERS")?, row: VIPS },
+            backend_counters: Sent { counters: mapped(object, "BACKEND_COUNTERS")?, row: BACKENDS },
             reasons: take(object, "BALANCER_REASONS", PerCpuArray::try_from)?,
             node: take(object, "BALANCER_NODE", Array::try_from)?,
-            identities: take(object, "IDENTITIES", Array::try_from)?,
-            cpus,
+            identities: mapped(object, "IDENTITIES")?,
         })
     }
 
@@ -62,21 +64,21 @@ impl Maps {
     /// # Errors
     /// If a map cannot be read.
     pub(crate) fn observe(&self) -> Result<Observed, DataplaneError> {
-        let mut observed = Observed::new(self.tables.chunks);
+        let mut observed = Observed::new(self.tables.entries());
         for entry in self.vips.iter() {
             let (key, value) = entry.map_err(of("BALANCER_VIPS"))?;
             observed.found(key, value);
         }
         for index in 0..=u16::MAX {
             let at = u32::from(index);
-            let backend = self.backends.get(&at, 0).map_err(of("BACKENDS"))?;
-            let identity = self.identities.get(&at, 0).map_err(of("IDENTITIES"))?;
+            let backend = self.backends.get(at)?;
+            let identity = self.identities.get(at)?;
             if backend != BackendValue::default() {
                 observed.record(&Write::Backend(index, backend), Instant::ZERO);
             }
             if identity != 0 {
                 observed.record(&Write::Identity(index, identity), Instant::ZERO);
-                let tunnel = self.tunnels.get(&at, 0).map_err(of("TUNNELS"))?;
+                let tunnel = self.tunnels.get(at)?;
                 if tunnel != TunnelValue::default() {
                     observed.record(&Write::Tunnel(index, tunnel), Instant::ZERO);
                 }
@@ -91,23 +93,11 @@ impl Maps {
     /// If the kernel refuses it.
     pub(crate) fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
         match write {
-            Write::Identity(index, identity) => {
-                self.identities.set(u32::from(*index), identity, 0).map_err(of("IDENTITIES"))
-            }
-            Write::ResetBackend(index) => {
-                let zero = zero(self.cpus)?;
-                self.backend_counters.set(u32::from(*index), zero, 0).map_err(of("BACKEND_COUNTERS"))
-            }
-            Write::Tunnel(index, value) => {
-                self.tunnels.set(u32::from(*index), value, 0).map_err(of("TUNNELS"))
-            }
-            Write::Backend(index, value) => {
-                self.backends.set(u32::from(*index), value, 0).map_err(of("BACKENDS"))
-            }
-            Write::ResetVip(id) => {
-                let zero = zero(self.cpus)?;
-                self.vip_counters.set(*id, zero, 0).map_err(of("VIP_COUNTERS"))
-            }
+            Write::Identity(index, identity) => self.identities.set(u32::from(*index), identity),
+            Write::ResetBackend(index) => self.backend_counters.reset(u32::from(*index)),
+            Write::Tunnel(index, value) => self.tunnels.set(u32::from(*index), value),
+            Write::Backend(index, value) => self.backends.set(u32::from(*index), value),
+            Write::ResetVip(id) => self.vip_counters.reset(*id),
             Write::Table(table, chunks) => self.tables.fill(table.first(), chunks),
             // At once: what is written next may be what no program may see that goes by the old value.
             Write::Vip(key, value) => {
@@ -176,7 +166,7 @@ impl Maps {
     /// # Errors
     /// If the map cannot be read.
     pub(crate) fn backend(&self, index: u16) -> Result<BackendValue, DataplaneError> {
-        self.backends.get(&u32::from(index), 0).map_err(of("BACKENDS"))
+        self.backends.get(index.into())
     }
 
     /// Where a flow is remembered; `None` if it is not.
@@ -192,7 +182,7 @@ impl Maps {
     /// # Errors
     /// If the map cannot be read.
     pub(crate) fn sent_for(&self, id: u32) -> Result<BalancedValue, DataplaneError> {
-        self.vip_counters.get(&id, 0).map(|values| sum(&values)).map_err(of("VIP_COUNTERS"))
+        self.vip_counters.sum(id)
     }
 
     /// What was sent to the backend of an index, over all CPUs.
@@ -200,8 +190,7 @@ impl Maps {
     /// # Errors
     /// If the map cannot be read.
     pub(crate) fn sent_to(&self, index: u16) -> Result<BalancedValue, DataplaneError> {
-        let index = u32::from(index);
-        self.backend_counters.get(&index, 0).map(|values| sum(&values)).map_err(of("BACKEND_COUNTERS"))
+        self.backend_counters.sum(index.into())
     }
 
     /// Frames by reason, over all CPUs.
@@ -213,16 +202,27 @@ impl Maps {
     }
 }
 
-fn zero(cpus: usize) -> Result<PerCpuValues<BalancedValue>, DataplaneError> {
-    PerCpuValues::try_from(vec![BalancedValue::default(); cpus])
-        .map_err(|source| DataplaneError::system("count", "CPUs", source))
+impl Sent {
+    fn sum(&self, index: u32) -> Result<BalancedValue, DataplaneError> {
+        self.cells(index).try_fold(BalancedValue::default(), |sum, cell| {
+            let value = self.counters.get(cell)?;
+            let packets = sum.packets.wrapping_add(value.packets);
+            Ok(BalancedValue { packets, bytes: sum.bytes.wrapping_add(value.bytes) })
+        })
+    }
+
+    fn reset(&mut self, index: u32) -> Result<(), DataplaneError> {
+        self.cells(index).try_for_each(|cell| self.counters.set(cell, &BalancedValue::default()))
+    }
+
+    /// Where a counter stands in the row of each CPU.
+    fn cells(&self, index: u32) -> impl Iterator<Item = u32> + use<> {
+        (index..self.counters.entries()).step_by(self.row)
+    }
 }
 
-fn sum(values: &PerCpuValues<BalancedValue>) -> BalancedValue {
-    values.iter().fold(BalancedValue::default(), |sum, value| BalancedValue {
-        packets: sum.packets.wrapping_add(value.packets),
-        bytes: sum.bytes.wrapping_add(value.bytes),
-    })
+fn mapped<V: Pod>(object: &mut Ebpf, name: &'static str) -> Result<Mapped<V>, DataplaneError> {
+    take(object, name, Ok).and_then(|map| Mapped::map(&map, name))
 }
 
 fn found<V>(result: Result<V, MapError>, map: &'static str) -> Result<Option<V>, DataplaneError> {
@@ -232,81 +232,8 @@ fn found<V>(result: Result<V, MapError>, map: &'static str) -> Result<Option<V>,
     }
 }
 
-/// The tables of slots, in this process's memory. Only this process writes them; programs only read.
-pub(crate) struct TableMemory {
-    start: NonNull<TableChunk>,
-    chunks: u32,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread, and it is changed only through `&mut`.
-unsafe impl Send for TableMemory {}
-// SAFETY: as above.
-unsafe impl Sync for TableMemory {}
-
-impl TableMemory {
-    /// Maps `TABLES`. Its size is the map's own word: one that was pinned before may have another than was asked for.
-    fn map(map: &Map) -> Result<Self, DataplaneError> {
-        let Map::Array(data) = map else {
-            return Err(DataplaneError::Object { what: "array", name: "TABLES".to_owned() });
-        };
-        let info = data.info().map_err(of("TABLES"))?;
-        if info.value_size() as usize != size_of::<TableChunk>() {
-            return Err(DataplaneError::Object { what: "table memory", name: "TABLES".to_owned() });
-        }
-        let chunks = info.max_entries();
-        let octets = chunks as usize * size_of::<TableChunk>();
-        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, data.fd().as_fd().as_raw_fd());
-        // SAFETY: a new mapping of an open map, of the size that the kernel says it has; it aliases nothing of ours.
-        let address =
-            unsafe { libc::mmap(std::ptr::null_mut(), octets, protection, libc::MAP_SHARED, fd, 0) };
-        if address == libc::MAP_FAILED {
-            return Err(DataplaneError::last("map", "TABLES"));
-        }
-        let start = NonNull::new(address.cast()).ok_or_else(|| DataplaneError::last("map", "TABLES"))?;
-        Ok(Self { start, chunks })
-    }
-
-    /// Octets of all tables together.
-    pub(crate) const fn octets(&self) -> u64 {
-        self.chunks as u64 * size_of::<TableChunk>() as u64
-    }
-
-    fn fill(&mut self, first: u32, chunks: &[TableChunk]) -> Result<(), DataplaneError> {
-        let beyond = || DataplaneError::Map {
-            map: "TABLES",
-            source: MapError::OutOfBounds { index: first, max_entries: self.chunks },
-        };
-        let start = self.at(first, chunks.len()).ok_or_else(beyond)?;
-        // SAFETY: `at` checked that the chunks are within the mapping; the source is memory of Rust's, elsewhere.
-        unsafe { std::ptr::copy_nonoverlapping(chunks.as_ptr(), start.as_ptr(), chunks.len()) };
-        // The entry that names the table is replaced by a system call after this.
-        fence(Ordering::Release);
-        Ok(())
-    }
-
-    /// Address of a chunk, if it and those behind it, `count` in all, are within the mapping.
-    fn at(&self, first: u32, count: usize) -> Option<NonNull<TableChunk>> {
-        let end = (first as usize).checked_add(count)?;
-        if end > self.chunks as usize {
-            return None;
-        }
-        // SAFETY: within the mapping, as was just checked.
-        Some(unsafe { self.start.add(first as usize) })
-    }
-}
-
 impl Memory for TableMemory {
     fn chunks(&self, first: u32, count: u32) -> Option<&[TableChunk]> {
-        let start = self.at(first, count as usize)?;
-        // SAFETY: within the mapping, aligned as chunks are, and written only through `&mut self`: programs only read.
-        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), count as usize) })
-    }
-}
-
-impl Drop for TableMemory {
-    fn drop(&mut self) {
-        let octets = self.chunks as usize * size_of::<TableChunk>();
-        // SAFETY: the mapping that `map` made, of that size; no slice outlives its borrow of this value.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), octets) };
+        self.slice(first, count)
     }
 }

@@ -10,6 +10,7 @@ mod explain;
 mod features;
 mod hook;
 mod identity;
+mod mapped;
 mod maps;
 mod observed;
 mod plan;

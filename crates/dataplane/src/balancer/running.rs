@@ -134,8 +134,8 @@ impl Balancer {
         let mut object = object::load_balancer(options).map_err(load)?;
         object::load_program(&mut object, object::BALANCER).map_err(load)?;
         let maps = Maps::take(&mut object)?;
-        if maps.tables().octets() != u64::from(chunks) * CHUNK_OCTETS {
-            let (wanted, octets) = (config.table_memory, maps.tables().octets());
+        if maps.tables().entries() != chunks {
+            let (wanted, octets) = (config.table_memory, u64::from(maps.tables().entries()) * CHUNK_OCTETS);
             tracing::warn!(
                 wanted,
                 octets,

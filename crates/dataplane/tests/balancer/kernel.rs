@@ -113,9 +113,12 @@ impl Kernel {
 
     /// Packets and octets of one counter.
     fn counted(&self, map: &str, index: u32) -> Result<[u64; 2]> {
-        let map: PerCpuArray<_, BalancedValue> = self.object.map(map).context("map")?.try_into()?;
-        let values = map.get(&index, 0)?;
-        Ok([values.iter().map(|v| v.packets).sum(), values.iter().map(|v| v.bytes).sum()])
+        let row = if map == VIPS { bpf_abi::balancer::VIPS } else { bpf_abi::balancer::BACKENDS };
+        let map: Array<_, BalancedValue> = self.object.map(map).context("map")?.try_into()?;
+        (index..map.len()).step_by(row).try_fold([0, 0], |[packets, octets], cell| {
+            let value = map.get(&cell, 0)?;
+            Ok([packets + value.packets, octets + value.bytes])
+        })
     }
 
     pub(crate) fn run(&self, frame: &[u8]) -> Result<Outcome> {
