@@ -93,6 +93,8 @@ struct Planner<'a, M> {
     in_use: BTreeSet<u16>,
     /// Where to look for a free index.
     next_index: u32,
+    /// Where to look for an id that no VIP has or had.
+    next_id: usize,
     last_serial: u32,
     last_generation: u32,
     /// Entries of the VIP table that stay or come.
@@ -130,6 +132,7 @@ impl<'a, M: Memory> Planner<'a, M> {
             chunks: observed.chunks.clone(),
             in_use: BTreeSet::new(),
             next_index: 0,
+            next_id: 0,
             last_serial: observed.last_serial,
             last_generation: observed.last_generation,
             entries: BTreeSet::new(),
@@ -321,9 +324,11 @@ impl<'a, M: Memory> Planner<'a, M> {
     /// The lowest id that no VIP has or had a moment ago; if there is none, one of a VIP that goes: for as long as a
     /// program runs, both count for it.
     fn new_id(&mut self) -> u32 {
-        let free = |id: &u32| !self.ids.contains(id);
-        let all = || (0_u32..).take(VIPS).filter(free);
-        let id = all().find(|id| !self.going.contains(id)).or_else(|| all().next()).unwrap_or(0);
+        let ids = || (0_u32..).take(VIPS);
+        let is_free = |id: &u32| !self.ids.contains(id);
+        let new = ids().skip(self.next_id).find(|id| is_free(id) && !self.going.contains(id));
+        let id = new.or_else(|| ids().find(is_free)).unwrap_or(0);
+        self.next_id = new.map_or(VIPS, |id| id as usize + 1);
         self.ids.insert(id);
         self.plan.writes.push(Write::ResetVip(id));
         id
@@ -387,9 +392,10 @@ impl<'a, M: Memory> Planner<'a, M> {
                 extended.iter().filter(|(named, _)| named.contains(index)).map(|(_, end)| *end + GRACE);
             self.plan.retired.insert(*index, named.fold(at, Instant::max));
             // The serial stays, so that no later owner gets one that flows remember.
-            let serial = observed.backends.get(index).map_or(0, |backend| backend.serial);
+            let before = observed.backends.get(index);
+            let serial = before.map_or(0, |backend| backend.serial);
             let value = BackendValue { serial, ..BackendValue::default() };
-            if observed.backends.get(index).is_some_and(|before| *before != value) {
+            if before.is_some_and(|before| *before != value) {
                 self.late.push(Write::Backend(*index, value));
             }
         }

@@ -1,7 +1,5 @@
 //! The form that tables of slots have in the memory of tables.
 
-use std::collections::BTreeSet;
-
 use bpf_abi::balancer::{CHUNK_OCTETS, CHUNK_SLOTS, PALETTE_BACKENDS, PALETTE_SHIFT, TableChunk, VipValue};
 
 /// A table as an entry of the VIP table names it.
@@ -89,15 +87,15 @@ impl Form {
     /// table takes what the slots save.
     pub(crate) fn of(slots: &[u16]) -> Self {
         let size = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-        let palette: Vec<u16> = slots.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-        if palette.len() > PALETTE_BACKENDS || palette.is_empty() {
+        let Some(palette) = palette(slots) else {
             return Self { size, palette_chunks: 0, chunks: chunks(slots) };
-        }
-        let mut numbers = vec![0_u8; usize::from(u16::MAX) + 1];
+        };
+        let first = palette.first().copied().unwrap_or_default();
+        let mut numbers = vec![0_u8; palette.last().map_or(0, |last| usize::from(last - first) + 1)];
         for (number, index) in (0..=u8::MAX).zip(&palette) {
-            numbers[usize::from(*index)] = number;
+            numbers[usize::from(index - first)] = number;
         }
-        let octets: Vec<u8> = slots.iter().map(|index| numbers[usize::from(*index)]).collect();
+        let octets: Vec<u8> = slots.iter().map(|index| numbers[usize::from(index - first)]).collect();
         let pair = |pair: &[u8]| u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
         let mut all = chunks(&octets.chunks(2).map(pair).collect::<Vec<_>>());
         let palette = chunks(&palette);
@@ -115,6 +113,23 @@ impl Form {
     pub(crate) const fn at(&self, first: u32) -> Table {
         Table { named: first | self.palette_chunks << PALETTE_SHIFT, size: self.size }
     }
+}
+
+/// The indices that the slots name, in their order; `None` if there is none, or more than a palette can name.
+fn palette(slots: &[u16]) -> Option<Vec<u16>> {
+    let (mut seen, mut palette) = ([0_u64; 1 << 10], Vec::new());
+    for index in slots {
+        let (word, bit) = (&mut seen[usize::from(index / 64)], 1 << (index % 64));
+        if *word & bit == 0 {
+            if palette.len() == PALETTE_BACKENDS {
+                return None;
+            }
+            *word |= bit;
+            palette.push(*index);
+        }
+    }
+    palette.sort_unstable();
+    Some(palette).filter(|palette| !palette.is_empty())
 }
 
 fn chunks(words: &[u16]) -> Vec<TableChunk> {
