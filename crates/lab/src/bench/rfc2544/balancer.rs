@@ -37,6 +37,7 @@ pub(super) struct Balanced {
     pins: PathBuf,
     runtime: Runtime,
     balancer: Option<Balancer>,
+    now: Instant,
 }
 
 impl Balanced {
@@ -57,7 +58,7 @@ impl Balanced {
         };
         let netns = pair.device.clone();
         let started = netns.run(|| Ok(runtime.block_on(Balancer::start(&config))?))?;
-        Ok(Self { netns, pins, runtime, balancer: Some(started) })
+        Ok(Self { netns, pins, runtime, balancer: Some(started), now: Instant::ZERO })
     }
 
     /// The same with the VIPs of a scenario.
@@ -70,9 +71,15 @@ impl Balanced {
     /// Makes these all VIPs there are, at once for good: drains have no length here.
     pub(super) fn apply(&mut self, vips: &[Vip]) -> Result<()> {
         let balancer = self.balancer.as_mut().ok_or_else(|| anyhow!("the balancer has stopped"))?;
-        // A later moment than that of any call before: what those left is free by now.
-        balancer.handle_timeout(Instant::from_secs(1 << 20))?;
-        balancer.apply(Instant::from_secs(1 << 20), vips)?;
+        balancer.apply(self.now, vips)?;
+        Ok(())
+    }
+
+    /// A day later: what former changes left is free again.
+    pub(super) fn pass_time(&mut self) -> Result<()> {
+        self.now = self.now + Duration::from_secs(86_400);
+        let balancer = self.balancer.as_mut().ok_or_else(|| anyhow!("the balancer has stopped"))?;
+        balancer.handle_timeout(self.now)?;
         Ok(())
     }
 

@@ -53,6 +53,7 @@ pub(super) fn rows(settings: &Settings) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for case in &CASES {
         interrupt::check()?;
+        balanced.pass_time()?;
         balanced.apply(&vips(case.scenario, &[VipProtocol::Udp])).context(case.name)?;
         let mut object = balanced.second_program()?;
         rows.extend(timed(load_program(&mut object, BALANCER)?, case, settings).context(case.name)?);
@@ -128,6 +129,7 @@ fn change(balanced: &mut Balanced, settings: &Settings) -> Result<[Row; 2]> {
     heavier[0].backends[1000].weight = 2;
     fewer[0].backends.remove(1000);
     let (mut weight, mut removal) = (Vec::new(), Vec::new());
+    balanced.pass_time()?;
     balanced.apply(&plain)?;
     for _ in 0..settings.trials.max(1) * 3 {
         interrupt::check()?;
@@ -145,6 +147,7 @@ fn change(balanced: &mut Balanced, settings: &Settings) -> Result<[Row; 2]> {
 }
 
 fn milliseconds(balanced: &mut Balanced, vips: &[Vip]) -> Result<f64> {
+    balanced.pass_time()?;
     let start = Instant::now();
     balanced.apply(vips)?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
