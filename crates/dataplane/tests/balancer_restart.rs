@@ -194,6 +194,7 @@ fn a_port_that_is_taken_says_by_whom() {
     assert!(error.to_string().contains("bpftool net detach"), "{error}");
     assert!(!port.pins().exists(), "a start that fails leaves nothing");
     drop(other);
+    port.wait_until_free();
     port.stop(port.start(port.config()));
 }
 

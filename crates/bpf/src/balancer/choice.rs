@@ -16,10 +16,11 @@ use crate::vip_cache;
 const NOBODY: u32 = u32::MAX;
 
 /// What is done with a packet that is not refused.
-pub(crate) enum Choice {
+pub(crate) enum Asked {
     /// Its echo request is answered.
-    Answer,
-    Send(Flow, Chosen),
+    Echo,
+    /// It goes to one of the VIP's backends.
+    Vip(VipValue),
 }
 
 /// The backend of a packet.
@@ -35,9 +36,9 @@ pub(crate) struct Chosen {
     pub(crate) drain: u32,
 }
 
-/// The VIP of a packet by rules 4 to 7, then its backend.
+/// Rules 4 to 7.
 #[inline(always)]
-pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet) -> Result<Choice, Reason> {
+pub(crate) fn asked(node: &BalancerNodeValue, layers: &Layers, packet: &Packet) -> Result<Asked, Reason> {
     let key =
         |port_protocol| VipWords { address: packet.destination, segment: layers.segment, port_protocol };
     let at = |port_protocol| look_up(&Aligned(key(port_protocol)));
@@ -71,7 +72,7 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
         }
         Kind::EchoRequest => {
             let address = address()?.ok_or(Reason::PassNoVip)?;
-            return if address.flags & VIP_ECHO != 0 { Ok(Choice::Answer) } else { Err(Reason::PassIcmp) };
+            return if address.flags & VIP_ECHO != 0 { Ok(Asked::Echo) } else { Err(Reason::PassIcmp) };
         }
         Kind::Error => {
             address()?.ok_or(Reason::PassNoVip)?;
@@ -80,9 +81,7 @@ pub(crate) fn choose(node: &BalancerNodeValue, layers: &Layers, packet: &Packet)
         Kind::OtherIcmp => return Err(address()?.map_or(Reason::PassNoVip, |_| Reason::PassIcmp)),
         Kind::Other => return Err(Reason::PassNoVip),
     };
-    let flow = Flow::new(node, layers, packet, &vip);
-    let chosen = flow.backend(&vip, packet.kind)?;
-    Ok(Choice::Send(flow, chosen))
+    Ok(Asked::Vip(vip))
 }
 
 /// A VIP's entry, read at one moment.
@@ -144,7 +143,7 @@ pub(crate) struct Flow {
 
 impl Flow {
     #[inline(always)]
-    fn new(node: &BalancerNodeValue, layers: &Layers, packet: &Packet, vip: &VipValue) -> Self {
+    pub(crate) fn new(node: &BalancerNodeValue, layers: &Layers, packet: &Packet, vip: &VipValue) -> Self {
         let ports = if vip.flags & VIP_BY_ADDRESSES == 0 { packet.ports } else { 0 };
         let key = FlowWords {
             source: packet.source,
@@ -165,7 +164,7 @@ impl Flow {
 
     /// Rule 8.
     #[inline(always)]
-    fn backend(&self, vip: &VipValue, kind: Kind) -> Result<Chosen, Reason> {
+    pub(crate) fn backend(&self, vip: &VipValue, kind: Kind) -> Result<Chosen, Reason> {
         let is_error = kind == Kind::Error;
         let is_first = kind == Kind::First;
         let flow_table = vip.flags & VIP_FLOW_TABLE != 0;

@@ -25,7 +25,7 @@ use aya_ebpf::{
 };
 use bpf_abi::BalancerReason as Reason;
 
-use crate::choice::{Choice, Chosen};
+use crate::choice::{Asked, Chosen, Flow};
 use crate::frame::Frame;
 use crate::headers::Ethernet;
 use crate::maps::{NODE, count, count_sent, cpu};
@@ -59,17 +59,18 @@ fn balance(frame: &Frame) -> Result<Reason, Reason> {
     let layers = segment::layers(frame, node)?;
     let packet = packet::parse(frame, &layers)?;
     let (layers, packet) = (layers.forgotten(node.zero), packet.forgotten(node.zero));
-    match choice::choose(node, &layers, &packet)? {
-        Choice::Answer => echo::answer(frame, &layers),
-        Choice::Send(flow, Chosen { vip, index, backend, reason, remember, drain }) => {
-            write::send(frame, &layers, node, index, backend)?;
-            if remember {
-                flow.remember(index, backend, drain);
-            }
-            count_sent(cpu(), vip, index, frame.length());
-            Ok(reason)
-        }
+    let vip = match choice::asked(node, &layers, &packet)? {
+        Asked::Echo => return echo::answer(frame, &layers),
+        Asked::Vip(vip) => vip,
+    };
+    let flow = Flow::new(node, &layers, &packet, &vip);
+    let Chosen { vip, index, backend, reason, remember, drain } = flow.backend(&vip, packet.kind)?;
+    write::send(frame, &layers, node, index, backend)?;
+    if remember {
+        flow.remember(index, backend, drain);
     }
+    count_sent(cpu(), vip, index, frame.length());
+    Ok(reason)
 }
 
 /// Helpers under GPL are used; the source is under either licence.
