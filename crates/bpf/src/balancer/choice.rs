@@ -36,7 +36,7 @@ pub(crate) struct Chosen {
     pub(crate) drain: u32,
 }
 
-/// Rules 4 to 7.
+/// Rules 4 to 7: the VIP that a packet asks for, or why it is none's.
 #[inline(always)]
 pub(crate) fn asked(node: &BalancerNodeValue, layers: &Layers, packet: &Packet) -> Result<Asked, Reason> {
     let key =

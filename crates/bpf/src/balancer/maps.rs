@@ -39,7 +39,7 @@ const _: () = assert!(size_of::<FlowWords>() == size_of::<FlowKey>());
 
 const REASONS_COUNT: usize = Reason::ALL.len();
 /// User space reads and writes without a system call for each entry.
-const MAPPABLE: usize = BPF_F_MMAPABLE as usize;
+pub(crate) const MAPPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map(name = "BALANCER_VIPS")]
 pub(crate) static VIPS: HashMap<VipWords, VipValue, VIP_ENTRIES> = HashMap::new();

@@ -1,12 +1,12 @@
 //! The VIPs of a moment ago: one cell in place of the VIP table, on one CPU, for as long as user space has changed
 //! nothing (docs/decisions/0008 has the same in front of the gateway's flow table).
 
-use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
+use aya_ebpf::{btf_maps::Array, macros::btf_map};
 use bpf_abi::BalancerReason as Reason;
 use bpf_abi::balancer::{BalancerNodeValue, VIP_CACHE_CELLS, VipValue};
 
 use crate::headers::Address;
-use crate::maps::{VipWords, cpu};
+use crate::maps::{MAPPABLE, VipWords, cpu};
 use crate::packet::native;
 use crate::verifier::Aligned;
 
@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<VipCell>() == 64);
 /// [`VIP_CACHE_CELLS`] for each CPU, which user space knows the number of. No per-CPU array, and mappable, because that
 /// aligns it: asking for a VIP touches one line.
 #[btf_map]
-static VIP_CACHE: Array<VipCell, { VIP_CACHE_CELLS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+static VIP_CACHE: Array<VipCell, { VIP_CACHE_CELLS as usize }, MAPPABLE> = Array::new();
 
 /// The VIP's value by the table of `generation`: remembered, or asked for and then remembered.
 #[inline(always)]
