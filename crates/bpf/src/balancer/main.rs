@@ -41,7 +41,7 @@ pub fn weir_balancer(context: XdpContext) -> u32 {
 }
 
 /// The way that knows every case. A function of its own, or the compiler would lay its thirty times as many instructions
-/// between those of the fast path, which share registers and stack with none of it this way.
+/// between those of the fast path, and give both the same registers and stack.
 ///
 /// The frame is read anew: whatever the verifier learned of it before would be followed here once more.
 #[inline(never)]
