@@ -14,6 +14,7 @@ use overlay::{Ending, Node, Overlay, until};
 use serde_json::json;
 
 const SERVICE: &str = "10.100.0.1/32";
+const CLIENTS: &str = "10.200.0.0/24";
 const EDGES: [&str; 2] = ["10.0.0.2", "10.0.0.3"];
 
 struct System {
@@ -24,11 +25,12 @@ struct System {
 }
 
 impl System {
-    /// Everything runs, and the client gateway knows both edges.
-    fn start(test: &str) -> Self {
+    /// Everything runs, and the client gateway knows both edges, which subscribe to what they are told.
+    fn start(test: &str, edges_subscribe: &[&str]) -> Self {
         let overlay = Overlay::new(test);
         let mapserver = overlay.mapserver();
-        let edges = [overlay.edge_gateway("e", EDGES[0]), overlay.edge_gateway("f", EDGES[1])];
+        let edge = |namespace, rloc| overlay.edge_gateway(namespace, rloc, edges_subscribe);
+        let edges = [edge("e", EDGES[0]), edge("f", EDGES[1])];
         until("both edges are registered", || {
             let registrations: Vec<Registration> = mapserver.get("/v1/registrations");
             registrations.iter().filter(|r| r.eid.0.to_string() == SERVICE).count() == 2
@@ -74,6 +76,14 @@ impl System {
         (stream, name[0])
     }
 
+    /// Of a hundred new connections each edge takes some.
+    fn connect_to_both(&self) {
+        let mut edges: Vec<u8> = (0..100).map(|_| self.connect().1).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        assert_eq!(edges, *b"ef");
+    }
+
     fn stop(self) {
         let Self { overlay, mapserver, client, edges } = self;
         client.end(Ending::Graceful);
@@ -89,6 +99,11 @@ impl System {
     }
 }
 
+fn knows_the_clients(edge: &Node) -> bool {
+    let mappings: Vec<MappingBody> = edge.get("/v1/mappings");
+    mappings.iter().any(|m| m.eid == CLIENTS && !m.locators.is_empty())
+}
+
 fn still_works((stream, _): &mut (TcpStream, u8)) {
     stream.write_all(b"still there?").unwrap();
     let mut back = [0; 12];
@@ -98,7 +113,7 @@ fn still_works((stream, _): &mut (TcpStream, u8)) {
 
 #[test]
 fn weights_move_new_connections_and_no_others() {
-    let system = System::start("w");
+    let system = System::start("w", &[]);
     let mut before: Vec<_> = (0..40).map(|_| system.connect()).collect();
     let at = |name: u8, connections: &[(TcpStream, u8)]| connections.iter().filter(|c| c.1 == name).count();
     assert!((8..=32).contains(&at(b'e', &before)), "{} of 40 at the first edge", at(b'e', &before));
@@ -122,9 +137,11 @@ fn weights_move_new_connections_and_no_others() {
 
 #[test]
 fn a_dead_map_server_and_a_restart_change_nothing() {
-    let mut system = System::start("d");
+    // Or an edge that no flow has reached yet could not ask anybody for the way back to the clients.
+    let mut system = System::start("d", &[CLIENTS]);
     system.weights([75, 25]);
-    let mut connections: Vec<_> = (0..8).map(|_| system.connect()).collect();
+    until("the edges know the clients", || system.edges.iter().all(knows_the_clients));
+    let mut connections = vec![system.connect()];
     let mapserver = std::mem::replace(&mut system.mapserver, Node::gone());
     mapserver.end(Ending::Crash);
     connections.iter_mut().for_each(still_works);
@@ -137,7 +154,7 @@ fn a_dead_map_server_and_a_restart_change_nothing() {
     let status: StatusBody = system.client.get("/v1/status");
     assert_eq!(status.unconfirmed, [format!("[0]{SERVICE}")]);
     connections.iter_mut().for_each(still_works);
-    drop(system.connect());
+    system.connect_to_both();
 
     system.mapserver = system.overlay.mapserver();
     until("the mapping is confirmed", || {

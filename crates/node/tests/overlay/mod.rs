@@ -145,29 +145,32 @@ xtr_id = "00000000000000000000000000000069"
 site_id = 1
 key_id = 2
 key_file = "key"
+[[mapserver.subscriber]]
+name = "edge-e"
+xtr_id = "00000000000000000000000000000065"
+site_id = 1
+key_id = 2
+key_file = "key"
+[[mapserver.subscriber]]
+name = "edge-f"
+xtr_id = "00000000000000000000000000000066"
+site_id = 1
+key_id = 2
+key_file = "key"
 "#,
         )
     }
 
     pub(crate) fn client_gateway(&self, on_stop: &str) -> Node {
-        let subscribe = "subscribe = [\"10.100.0.1/32\"]";
-        let pubsub = "[gateway.pubsub]\nkey_id = 2\nkey_file = \"key\"";
-        self.gateway("i", "10.0.0.1", "10.200.0.0/24", subscribe, pubsub, on_stop)
+        self.gateway("i", "10.0.0.1", "10.200.0.0/24", &["10.100.0.1/32"], on_stop)
     }
 
-    pub(crate) fn edge_gateway(&self, namespace: &str, rloc: &str) -> Node {
-        self.gateway(namespace, rloc, "10.100.0.1/32", "", "", "detach")
+    /// `subscribe`: what it asks the map server for before a packet does.
+    pub(crate) fn edge_gateway(&self, namespace: &str, rloc: &str, subscribe: &[&str]) -> Node {
+        self.gateway(namespace, rloc, "10.100.0.1/32", subscribe, "detach")
     }
 
-    fn gateway(
-        &self,
-        namespace: &str,
-        rloc: &str,
-        eid: &str,
-        subscribe: &str,
-        pubsub: &str,
-        on_stop: &str,
-    ) -> Node {
+    fn gateway(&self, namespace: &str, rloc: &str, eid: &str, subscribe: &[&str], on_stop: &str) -> Node {
         let xtr_id = format!("{:032x}", namespace.as_bytes()[0]);
         let section = format!(
             r#"[gateway]
@@ -176,7 +179,7 @@ xtr_id = "{xtr_id}"
 site_id = 1
 map_resolvers = ["10.0.0.10"]
 eid_space = ["10.100.0.0/16", "10.200.0.0/16"]
-{subscribe}
+subscribe = {subscribe:?}
 on_stop = "{on_stop}"
 rloc_probe_interval = "200ms"
 [[gateway.map_server]]
@@ -192,7 +195,9 @@ role = "underlay"
 [[gateway.eid]]
 prefix = "{eid}"
 interface = "h0"
-{pubsub}
+[gateway.pubsub]
+key_id = 2
+key_file = "key"
 "#
         );
         self.node(namespace, &section)
