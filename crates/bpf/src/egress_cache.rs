@@ -1,13 +1,11 @@
 //! Where the EIDs of a moment ago were: one cell in place of the trie, on one CPU, for as long as user space has
 //! changed nothing.
 
-use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE, btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map,
-};
+use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map};
 use bpf_abi::{EGRESS_CACHE_CELLS, LocalEidValue};
 
 use crate::headers::Address;
-use crate::maps::{LOCAL_EIDS, longest};
+use crate::maps::{LOCAL_EIDS, MAPPABLE, longest};
 
 /// An EID of this site and its prefix's value. One cache line.
 #[repr(C, align(8))]
@@ -22,8 +20,7 @@ const _: () = assert!(size_of::<EgressCell>() == 64);
 
 /// [`EGRESS_CACHE_CELLS`] for each CPU; no per-CPU array for the reasons of the flow cache.
 #[btf_map]
-static EGRESS_CACHE: Array<EgressCell, { EGRESS_CACHE_CELLS as usize }, { BPF_F_MMAPABLE as usize }> =
-    Array::new();
+static EGRESS_CACHE: Array<EgressCell, { EGRESS_CACHE_CELLS as usize }, MAPPABLE> = Array::new();
 
 /// Value of the longest local EID-prefix that holds an address, by the tables of `generation`, which was read before
 /// any of them.

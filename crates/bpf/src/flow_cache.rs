@@ -4,14 +4,13 @@
 //! as all the rest of the ITR. A cell repeats what they said, on one CPU, for as long as user space has changed nothing
 //! (the generation) and the answer is fresh. It decides nothing: who is not found here takes the whole path.
 
-use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE, btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map,
-};
+use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_get_smp_processor_id, macros::btf_map};
 use bpf_abi::FLOW_CACHE_SETS;
 
 use crate::clock::ticks_per_second;
 use crate::headers::Address;
 use crate::inner::{TCP_FIN, TCP_RST, TCP_SYN, Transport};
+use crate::maps::MAPPABLE;
 
 /// A flow and its way. One cache line.
 #[repr(C)]
@@ -47,7 +46,7 @@ const BELIEVED_NS: u64 = 1_000_000_000 / 8;
 /// [`FLOW_CACHE_SETS`] for each CPU, which user space knows the number of. No per-CPU array, which takes two loads more
 /// that miss the CPU's cache, and mappable because that aligns it: asking for a flow touches one line.
 #[btf_map]
-static FLOW_CACHE: Array<FlowSet, { FLOW_CACHE_SETS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+static FLOW_CACHE: Array<FlowSet, { FLOW_CACHE_SETS as usize }, MAPPABLE> = Array::new();
 
 /// Where a flow goes, by the tables of one generation.
 #[derive(Clone, Copy)]
@@ -70,7 +69,11 @@ pub(crate) struct Moment {
 
 /// Where in the cache a flow would be.
 #[derive(Clone, Copy)]
-pub(crate) struct Place(*mut FlowSet);
+pub(crate) struct Place {
+    set: *mut FlowSet,
+    /// The cell of the set where it is looked for first, 0 or 1: flows side by side then do not ask for each other's.
+    first: usize,
+}
 
 impl Place {
     /// `None` without stickiness, or before user space is ready.
@@ -81,17 +84,26 @@ impl Place {
         }
         // SAFETY: no memory is touched.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        FLOW_CACHE.get_ptr_mut(cpu * FLOW_CACHE_SETS + index(transport)).map(Self)
+        let cell = cell(transport);
+        let set = FLOW_CACHE.get_ptr_mut(cpu * FLOW_CACHE_SETS + cell / 2)?;
+        Some(Self { set, first: cell as usize % 2 })
+    }
+
+    /// The cell where the flow is looked for first, and the other one.
+    #[inline(always)]
+    fn cells(&mut self) -> [&mut FlowCell; 2] {
+        let cells = self.set.cast::<FlowCell>();
+        // SAFETY: this CPU's two cells of an array, valid for the run of the program, and not the same one twice.
+        unsafe { [&mut *cells.add(self.first), &mut *cells.add(self.first ^ 1)] }
     }
 
     /// The flow's way, if it is known. Packets that may begin or end a flow concern the flow table.
     #[inline(always)]
-    pub(crate) fn recall(self, transport: &Transport, moment: &Moment) -> Option<Way> {
+    pub(crate) fn recall(mut self, transport: &Transport, moment: &Moment) -> Option<Way> {
         if transport.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0 {
             return None;
         }
-        // SAFETY: this CPU's cells of an array, valid for the run of the program.
-        let [first, second] = unsafe { &*self.0 };
+        let [first, second] = self.cells();
         match first.recall(transport, moment) {
             None => second.recall(transport, moment),
             way => way,
@@ -100,9 +112,8 @@ impl Place {
 
     /// Notes what the tables said.
     #[inline(always)]
-    pub(crate) fn note(self, transport: &Transport, moment: &Moment, way: &Way) {
-        // SAFETY: as in `recall`.
-        let [first, second] = unsafe { &mut *self.0 };
+    pub(crate) fn note(mut self, transport: &Transport, moment: &Moment, way: &Way) {
+        let [first, second] = self.cells();
         // In its own cell if it has one: no older answer may stay beside this one.
         let in_second = second.is_of(transport, moment)
             || !first.is_of(transport, moment) && second.age(moment) > first.age(moment);
@@ -160,13 +171,14 @@ impl FlowCell {
     }
 }
 
-/// The set in which a flow would be. Flows that differ in their source port alone lie side by side, two in a set: those of
-/// one client to one service then take a few pages of memory, and few of the CPU's entries for pages.
+/// The cell where a flow is looked for first, of [`FLOW_CACHE_SETS`] times two. Flows that differ in their source port alone
+/// lie side by side: those of one client to one service then take a few pages of memory, and few of the CPU's entries for
+/// pages.
 ///
 /// Cheaper than the flow hash, which is needed only when the flow is not known: who makes flows collide here gets the
 /// whole path.
 #[inline(always)]
-fn index(transport: &Transport) -> u32 {
+fn cell(transport: &Transport) -> u32 {
     let [s0, s1, s2, s3] = transport.key.0.source;
     let [d0, d1, d2, d3] = transport.key.0.destination;
     let [high, low, d_high, d_low] = transport.key.0.ports.to_ne_bytes();
@@ -178,5 +190,5 @@ fn index(transport: &Transport) -> u32 {
         ^ destination.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
     let first = (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
     const { assert!(FLOW_CACHE_SETS.is_power_of_two(), "the verifier must see the bound") };
-    (first.wrapping_add(source_port) >> 1) % FLOW_CACHE_SETS
+    first.wrapping_add(source_port) % (2 * FLOW_CACHE_SETS)
 }

@@ -3,6 +3,7 @@
 //! BTF definitions, so that bpftool and libbpf can load the object too.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
@@ -31,6 +32,8 @@ pub(crate) struct FlowWords {
 const _: () = assert!(size_of::<FlowWords>() == size_of::<FlowKey>());
 
 const REASONS_COUNT: usize = Reason::ALL.len();
+/// The kernel aligns a mappable array to pages: an entry of one cache line is one line.
+pub(crate) const MAPPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 pub(crate) static INTERFACES: HashMap<u32, InterfaceValue, 256> = HashMap::new();

@@ -5,7 +5,7 @@
 //! neighbour, so the kernel sees that it is in use, probes it and resolves it as ever.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_FIB_LOOKUP_OUTPUT},
+    bindings::{__sk_buff, BPF_FIB_LOOKUP_OUTPUT},
     btf_maps::Array,
     helpers::generated::bpf_get_smp_processor_id,
     macros::btf_map,
@@ -14,6 +14,7 @@ use bpf_abi::NEIGHBOUR_CELLS;
 
 use crate::clock::{ticks, ticks_per_second};
 use crate::headers::Address;
+use crate::maps::MAPPABLE;
 use crate::routes::{self, Macs};
 
 /// A next hop on an interface. One cache line.
@@ -32,8 +33,7 @@ const _: () = assert!(size_of::<NeighbourCell>() == 64);
 
 /// [`NEIGHBOUR_CELLS`] for each CPU; no per-CPU array for the reasons of the flow cache.
 #[btf_map]
-static NEIGHBOURS: Array<NeighbourCell, { NEIGHBOUR_CELLS as usize }, { BPF_F_MMAPABLE as usize }> =
-    Array::new();
+static NEIGHBOURS: Array<NeighbourCell, { NEIGHBOUR_CELLS as usize }, MAPPABLE> = Array::new();
 
 /// MACs for a frame to `address` out of `ifindex`; `None` leaves them to the kernel.
 ///
