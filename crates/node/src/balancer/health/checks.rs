@@ -39,7 +39,8 @@ pub struct Checks<K> {
     clock: Clock,
     monitor: Monitor<K>,
     watched: BTreeMap<K, Watched>,
-    running: BTreeMap<K, AbortHandle>,
+    /// Only of probes that have not ended: a handle keeps all memory of its task.
+    running: BTreeMap<K, (u64, AbortHandle)>,
     probes: JoinSet<(K, u64, Result<(), Failure>)>,
 }
 
@@ -56,7 +57,7 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
         let paces = watched.iter().map(|(id, watched)| (id.clone(), watched.pace));
         self.monitor.set_targets(self.clock.now(), paces);
         let gone = self.running.extract_if(.., |id, _| !watched.contains_key(id));
-        gone.for_each(|(_, probe)| probe.abort());
+        gone.for_each(|(_, (_, probe))| probe.abort());
         self.watched = watched;
     }
 
@@ -91,6 +92,7 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
                 Some(ended) = self.probes.join_next() => {
                     // Probes do not panic, and one that was aborted is of no interest.
                     if let Ok((id, run, result)) = ended {
+                        self.ended(&id, run);
                         self.monitor.handle_result(self.clock.now(), &id, run, result);
                     }
                 }
@@ -106,8 +108,15 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
             let result = probe(&check, &endpoint, timeout).await;
             (id, run, result)
         });
-        if let Some(older) = self.running.insert(key, probe) {
+        if let Some((_, older)) = self.running.insert(key, (run, probe)) {
             older.abort();
+        }
+    }
+
+    /// A probe that was given up may end after a newer one began.
+    fn ended(&mut self, id: &K, run: u64) {
+        if self.running.get(id).is_some_and(|(running, _)| *running == run) {
+            self.running.remove(id);
         }
     }
 }

@@ -97,7 +97,8 @@ pub async fn probe(check: &Check, endpoint: &Endpoint, timeout: Duration) -> Res
             let stream = connect(endpoint, *port, until).await?;
             let to = SocketAddr::new(endpoint.address, *port);
             let host = host.clone().unwrap_or_else(|| to.to_string());
-            let asked = get(stream, to, path, &host);
+            // In a box, or every other probe would be as large.
+            let asked = Box::pin(get(stream, to, path, &host));
             let seen = until.bound(asked, Peer::Port(to), Phase::HttpAnswer).await??;
             right_status(to, path, status, seen)
         }

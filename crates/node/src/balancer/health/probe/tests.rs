@@ -19,3 +19,11 @@ fn right_statuses_are_2xx_and_3xx_unless_told_otherwise() {
     let only = ["200".parse().unwrap(), "404-410".parse().unwrap()];
     assert!(right(&only, 200) && right(&only, 410) && !right(&only, 204));
 }
+
+/// Of 65 536 backends many are probed at a time, whatever of them is checked.
+#[test]
+fn a_probe_takes_little_memory() {
+    let endpoint = Endpoint::new(IpAddr::from([192, 0, 2, 1]));
+    let probe = probe(&Check::Icmp, &endpoint, Duration::from_secs(1));
+    assert!(size_of_val(&probe) <= 2048, "{} octets", size_of_val(&probe));
+}
