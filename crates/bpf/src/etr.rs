@@ -1,5 +1,7 @@
 //! Egress tunnel router: packets out of the overlay to hosts (RFC 9300 §5.3).
 
+use core::hint::cold_path;
+
 use bpf_abi::{DECAPSULATED, INTERFACE_SEGMENTED, LocalEidValue, NodeValue, OWN_RLOCS, Reason};
 
 use crate::egress_cache::local_eid;
@@ -51,6 +53,8 @@ fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
     let outer = if ethertype == Family::V4.ethertype() {
         outer_v4(packet, gso_size != 0)?
     } else if ethertype == Family::V6.ethertype() {
+        // Here and below: laid apart from what most packets take.
+        cold_path();
         outer_v6(packet, gso_size != 0)?
     } else {
         return Err(Reason::PassNotLisp);
@@ -70,6 +74,7 @@ fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
             deliver(packet, &outer, &inner, instance_id, generation, gso_size)
         }
         6 => {
+            cold_path();
             let ip: *mut Ipv6 = at_variable(packet, at_inner).ok_or(Reason::DropMalformed)?;
             let inner = Inner::v6(ip, inner_length, gso_size != 0)?;
             deliver(packet, &outer, &inner, instance_id, generation, gso_size)
@@ -169,6 +174,7 @@ fn deliver<P: Packet>(
     let eid = local_eid(generation, instance_id, &inner.destination).ok_or(Reason::DropNotLocal)?;
     let ecn = merge_ecn(inner.tos, outer.tos).ok_or(Reason::DropEcn)?;
     if gso_size != 0 && inner.protocol == UDP {
+        cold_path();
         if let Some(segmented) = segment(packet)? {
             return Ok(segmented);
         }

@@ -1,5 +1,7 @@
 //! Ingress tunnel router: packets of hosts into the overlay (RFC 9300 §4, §5.3).
 
+use core::hint::cold_path;
+
 use bpf_abi::{
     ACTION_DROP, ACTION_ENCAPSULATE, ACTION_NATIVE, ACTION_RESOLVE, BUCKETS, FLOW_CLOSING, FLOW_REFRESH_NS,
     FlowValue, INSTANCE_MAC, INTERFACE_FROM_STACK, INTERFACE_INSTANCE_IN_MAC, InterfaceValue, LOCATOR_GPE,
@@ -48,6 +50,8 @@ fn forward<P: Packet>(packet: &P) -> Result<(Reason, i32), Reason> {
     if ethertype == Family::V4.ethertype() {
         family::<P>(packet, Family::V4)
     } else if ethertype == Family::V6.ethertype() {
+        // Here and below: the compiler lays what most packets take together, and this apart from it.
+        cold_path();
         family::<P>(packet, Family::V6)
     } else {
         Err(Reason::PassNotLisp)
@@ -78,17 +82,23 @@ fn family<P: Packet>(packet: &P, family: Family) -> Result<(Reason, i32), Reason
     let found = match recalled {
         // Only packets of interfaces without flags are noted.
         Some(way) => Found { way, from_stack: false },
-        None => match look_up(packet, &inner, &mut transport, cell, &moment, node)? {
-            Verdict::Encapsulate(found) => found,
-            Verdict::Resolve(instance_id) => return resolve(packet, instance_id),
-        },
+        None => {
+            cold_path();
+            match look_up(packet, &inner, &mut transport, cell, &moment, node)? {
+                Verdict::Encapsulate(found) => found,
+                Verdict::Resolve(instance_id) => return resolve(packet, instance_id),
+            }
+        }
     };
     let Found { way: Way { instance_id, mapping_id, locator: locator_index, hash }, from_stack } = found;
     let ttl = decremented(inner.ttl, from_stack)?;
     let locator = LOCATORS.get(locator_index).ok_or(Reason::DropNotReady)?;
     let (outer, overhead) = match locator.family {
         4 => (Family::V4, OVERHEAD_V4),
-        6 => (Family::V6, OVERHEAD_V6),
+        6 => {
+            cold_path();
+            (Family::V6, OVERHEAD_V6)
+        }
         _ => return Err(Reason::DropNotReady),
     };
     let wire = on_wire(packet, &inner, ETHERNET, gso_size);
