@@ -172,8 +172,7 @@ impl FlowCell {
 }
 
 /// The cell where a flow is looked for first, of [`FLOW_CACHE_SETS`] times two. Flows that differ in their source port alone
-/// lie side by side: those of one client to one service then take a few pages of memory, and few of the CPU's entries for
-/// pages.
+/// lie side by side: those of one client to one service then take a few pages of memory (docs/decisions/0008).
 ///
 /// Cheaper than the flow hash, which is needed only when the flow is not known: who makes flows collide here gets the
 /// whole path.

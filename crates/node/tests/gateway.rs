@@ -141,7 +141,7 @@ fn a_dead_map_server_and_a_restart_change_nothing() {
     let mut system = System::start("d", &[CLIENTS]);
     system.weights([75, 25]);
     until("the edges know the clients", || system.edges.iter().all(knows_the_clients));
-    let mut connections = vec![system.connect()];
+    let mut connections: Vec<_> = (0..8).map(|_| system.connect()).collect();
     let mapserver = std::mem::replace(&mut system.mapserver, Node::gone());
     mapserver.end(Ending::Crash);
     connections.iter_mut().for_each(still_works);
