@@ -30,15 +30,15 @@ pub struct Args {
     /// Where bench.json goes
     #[arg(long, default_value = "out/bench", value_name = "DIR")]
     pub out: PathBuf,
-    /// Rounds of every figure, within which what is compared takes turns; packet rates have others, see --bursts, and
-    /// rfc2544 3 at most
+    /// Rounds of every figure, within which what is compared takes turns; packet rates and TCP have more and shorter
+    /// ones, see --bursts and --tcp-seconds, and rfc2544 has 3 at most
     #[arg(long, default_value_t = 7, value_name = "N")]
     pub rounds: usize,
     /// How long the packet rates run: --rounds * N / 4 rounds, rounded up, each of 4 bursts of 65 536 packets by every way
     #[arg(long, default_value_t = 12, value_name = "N")]
     pub bursts: u32,
-    /// Seconds of one TCP measurement
-    #[arg(long, default_value_t = 2, value_name = "S")]
+    /// How long TCP runs: --rounds * S turns of a second by either way
+    #[arg(long, default_value_t = 3, value_name = "S")]
     pub tcp_seconds: u32,
     /// The short form of rfc2544: about a minute
     #[arg(long)]
@@ -94,7 +94,10 @@ fn measure(group: Group, args: &Args) -> Result<Vec<Row>> {
     match group {
         Group::Programs => program_time::rows(&BenchPath::build()?, rounds),
         Group::Packets => packet_rate::rows(&BenchPath::build()?, rounds, args.bursts.max(1)),
-        Group::Tcp => Ok(vec![tcp::row(&BenchPath::build()?, rounds, args.tcp_seconds.max(1))?]),
+        Group::Tcp => {
+            let turns = rounds * usize::try_from(args.tcp_seconds.max(1))?;
+            Ok(vec![tcp::row(&BenchPath::build()?, turns)?])
+        }
         Group::Control => control::rows(rounds),
         Group::Rfc2544 => rfc2544_rows(args),
     }

@@ -1,4 +1,6 @@
 //! TCP throughput through both gateways with default offloads, beside plain routing on the same path.
+//!
+//! Both take turns of a second: what slows the machine down for a while is then in both, and counts in neither.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,21 +14,24 @@ use super::row::Row;
 use crate::interrupt;
 use crate::netns::Netns;
 
-/// One row, from `rounds` rounds of `seconds` each.
-pub(super) fn row(path: &BenchPath, rounds: usize, seconds: u32) -> Result<Row> {
+/// Seconds of one measurement.
+const TURN: u32 = 1;
+
+/// One row, from as many turns by each way.
+pub(super) fn row(path: &BenchPath, turns: usize) -> Result<Row> {
     let _server = Server::start(&path.server)?;
     let mut routing = Vec::new();
     let mut overlay = Vec::new();
-    for round in 0..rounds {
+    for turn in 0..turns {
         interrupt::check()?;
         // The order changes, so that neither always comes first after a pause.
-        for encapsulated in [round % 2 == 1, round % 2 == 0] {
+        for encapsulated in [turn % 2 == 1, turn % 2 == 0] {
             if encapsulated {
                 let attached = Overlay::attach(path, Hook::Tc)?;
-                let rate = throughput(&path.client, seconds);
+                let rate = throughput(&path.client);
                 overlay.push(rate.with_context(|| format!("TC: {}", attached.reasons()))?);
             } else {
-                routing.push(throughput(&path.client, seconds).context("plain routing")?);
+                routing.push(throughput(&path.client).context("plain routing")?);
             }
         }
     }
@@ -73,15 +78,15 @@ impl Drop for Server {
 }
 
 /// Received Gbit/s of one stream from the client to the server.
-fn throughput(client: &Netns, seconds: u32) -> Result<f64> {
+fn throughput(client: &Netns) -> Result<f64> {
     let mut iperf = client.run(|| {
         let mut command = Command::new("iperf3");
-        command.args(["-c", "10.100.0.1", "-J", "--connect-timeout", "3000", "-t", &seconds.to_string()]);
+        command.args(["-c", "10.100.0.1", "-J", "--connect-timeout", "3000", "-t", &TURN.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.spawn().context("iperf3 cannot be started: is it installed?")
     })?;
     // A path that breaks under it leaves iperf3 waiting for ever. Its report fits the pipe.
-    let limit = Duration::from_secs(u64::from(seconds) + 15);
+    let limit = Duration::from_secs(u64::from(TURN) + 15);
     let ended = interrupt::wait(limit, || Ok(iperf.try_wait()?.is_some()));
     if !matches!(ended, Ok(true)) {
         let _ = iperf.kill();
