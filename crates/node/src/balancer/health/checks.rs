@@ -40,7 +40,7 @@ pub struct Checks<K> {
     monitor: Monitor<K>,
     watched: BTreeMap<K, Watched>,
     /// Only of probes that have not ended: a handle keeps all memory of its task.
-    running: BTreeMap<K, (u64, AbortHandle)>,
+    running: BTreeMap<K, AbortHandle>,
     probes: JoinSet<(K, u64, Result<(), Failure>)>,
 }
 
@@ -57,7 +57,7 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
         let paces = watched.iter().map(|(id, watched)| (id.clone(), watched.pace));
         self.monitor.set_targets(self.clock.now(), paces);
         let gone = self.running.extract_if(.., |id, _| !watched.contains_key(id));
-        gone.for_each(|(_, (_, probe))| probe.abort());
+        gone.for_each(|(_, probe)| probe.abort());
         self.watched = watched;
     }
 
@@ -92,7 +92,7 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
                 Some(ended) = self.probes.join_next() => {
                     // Probes do not panic, and one that was aborted is of no interest.
                     if let Ok((id, run, result)) = ended {
-                        self.ended(&id, run);
+                        self.forget_ended(&id);
                         self.monitor.handle_result(self.clock.now(), &id, run, result);
                     }
                 }
@@ -108,14 +108,14 @@ impl<K: Ord + Clone + Send + 'static> Checks<K> {
             let result = probe(&check, &endpoint, timeout).await;
             (id, run, result)
         });
-        if let Some((_, older)) = self.running.insert(key, (run, probe)) {
+        if let Some(older) = self.running.insert(key, probe) {
             older.abort();
         }
     }
 
-    /// A probe that was given up may end after a newer one began.
-    fn ended(&mut self, id: &K, run: u64) {
-        if self.running.get(id).is_some_and(|(running, _)| *running == run) {
+    /// A probe that was given up may end after a newer one began, which goes on then.
+    fn forget_ended(&mut self, id: &K) {
+        if self.running.get(id).is_some_and(AbortHandle::is_finished) {
             self.running.remove(id);
         }
     }
