@@ -72,6 +72,16 @@ pub(crate) fn has_pins(directory: &Path, owner: Owner) -> bool {
     pins.any(|pin| owner.owns(&name_of(&pin)))
 }
 
+/// A role's pinned links in a directory.
+///
+/// # Errors
+/// If the directory cannot be listed.
+pub(crate) fn links(directory: &Path, owner: Owner) -> Result<Vec<PathBuf>, DataplaneError> {
+    let mut pins = children(directory)?;
+    pins.retain(|pin| owner.owns_link(&name_of(pin)));
+    Ok(pins)
+}
+
 /// Creates a pin directory.
 ///
 /// # Errors

@@ -398,21 +398,25 @@ fn a_program_that_is_taken_off_is_put_back() {
     port.stop(balancer);
 }
 
+fn rename(port: &Port, from: &str, to: &str) {
+    port.ip(&["link", "set", from, "down"]);
+    port.ip(&["link", "set", from, "name", to, "up"]);
+}
+
+/// Which of the features that have to do with tags are on.
+fn tag_features(port: &Port, interface: &str) -> [bool; 3] {
+    ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"]
+        .map(|feature| port.within(|| dataplane::ethtool::feature(interface, feature)).unwrap().unwrap().on)
+}
+
 #[test]
 fn a_port_that_is_renamed_is_left_as_it_was() {
     let port = Port::new("r16");
-    let features = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "tx-vlan-hw-insert"];
-    let on = |name: &str| {
-        let on = |feature| port.within(|| dataplane::ethtool::feature(name, feature)).unwrap().unwrap().on;
-        features.map(on)
-    };
+    let on = |name: &str| tag_features(&port, name);
     let before = on("p0");
     let mut balancer = port.start(port.config());
     balancer.apply(Instant::ZERO, &[vip("192.0.2.10:80/tcp", vec![backend("a", 1)])]).unwrap();
-    let rename = |from: &str, to: &str| {
-        port.ip(&["link", "set", from, "down"]);
-        port.ip(&["link", "set", from, "name", to, "up"]);
-    };
+    let rename = |from: &str, to: &str| rename(&port, from, to);
     rename("p0", "x0");
     assert_eq!((port.xdp_program_of("x0").is_some(), on("x0")), (true, [false; 3]));
     assert_eq!(port.follow(&mut balancer).unwrap(), Followed::Away);
@@ -443,5 +447,26 @@ fn a_port_that_is_renamed_is_left_as_it_was() {
     port.stop(balancer);
     port.wait_until_free_of("y0");
     assert_eq!(on("y0"), before);
+    assert!(!port.pins().exists());
+}
+
+#[test]
+fn a_port_renamed_while_nobody_looked_is_taken_over_by_its_new_name() {
+    let port = Port::new("r18");
+    let before = tag_features(&port, "p0");
+    let desired = [vip("192.0.2.10:80/tcp", vec![backend("a", 1), backend("bb", 1)])];
+    let mut balancer = port.start(port.config());
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    let tables = port.tables();
+    drop(balancer);
+    rename(&port, "p0", "x0");
+    let program = port.xdp_program_of("x0");
+    let config = BalancerConfig { interface: "x0".to_owned(), ..port.config() };
+    let mut balancer = port.start(config);
+    assert!(port.xdp_program_of("x0").is_some_and(|now| Some(now) != program), "the new one's is there");
+    assert_eq!(balancer.apply(Instant::ZERO, &desired).unwrap().writes, 0);
+    assert_eq!(port.tables(), tables);
+    port.stop(balancer);
+    assert_eq!((port.xdp_program_of("x0"), tag_features(&port, "x0")), (None, before));
     assert!(!port.pins().exists());
 }

@@ -11,6 +11,7 @@ use aya::programs::{ProgramError, loaded_programs};
 
 use crate::attach::{AttachError, attach_xdp};
 use crate::balancer::desired::XdpHook;
+use crate::bpffs::{self, Owner};
 use crate::error::DataplaneError;
 use crate::netlink::{AttachedXdp, Link, Netlink};
 use crate::object::BALANCER;
@@ -112,16 +113,40 @@ pub(crate) fn pin(directory: &Path, interface: &str) -> PathBuf {
     directory.join(format!("link-{BALANCER}-{interface}"))
 }
 
+/// Gives the pin of our link on the port the port's name, if it had another one when nobody was there to follow it.
+///
+/// # Errors
+/// If the pin cannot be renamed.
+pub(crate) fn follow_rename(link: &Link, directories: &[PathBuf]) -> Result<(), DataplaneError> {
+    let Some(there) = link.xdp else { return Ok(()) };
+    for directory in directories {
+        let pins = bpffs::links(directory, Owner::Balancer)?;
+        let Some(former) = pins.iter().find(|pin| program_behind(pin) == Some(there.program)) else {
+            continue;
+        };
+        let named = pin(directory, &link.name);
+        if *former != named {
+            fs::rename(former, &named)
+                .map_err(|source| DataplaneError::system("rename", former.display().to_string(), source))?;
+            tracing::info!(interface = link.name, former = %former.display(), "the port has another name now");
+        }
+    }
+    Ok(())
+}
+
+/// Id of the program behind a pinned link; `None` if there is no such link.
+fn program_behind(pin: &Path) -> Option<u32> {
+    let link = PinnedLink::from_pin(pin).ok().map(FdLink::from)?;
+    Some(link.info().ok()?.program_id())
+}
+
 /// Whether our own program is on the hook, behind a link pinned in one of the directories.
 ///
 /// # Errors
 /// [`HookError::Taken`] if somebody else's is.
 pub(crate) fn is_ours(link: &Link, directories: &[PathBuf]) -> Result<bool, DataplaneError> {
     let Some(there) = link.xdp else { return Ok(false) };
-    let is_there = |directory: &PathBuf| {
-        let pinned = PinnedLink::from_pin(pin(directory, &link.name)).ok().map(FdLink::from);
-        pinned.and_then(|pinned| pinned.info().ok()).is_some_and(|info| info.program_id() == there.program)
-    };
+    let is_there = |directory: &PathBuf| program_behind(&pin(directory, &link.name)) == Some(there.program);
     if directories.iter().any(is_there) { Ok(true) } else { Err(taken(link, there).into()) }
 }
 

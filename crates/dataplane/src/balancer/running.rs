@@ -114,7 +114,9 @@ impl Balancer {
     ) -> Result<Self, DataplaneError> {
         let netlink = Netlink::connect(false)?;
         let link = netlink.require(&config.interface).await?;
-        let at_work = hook::is_ours(&link, &bpffs::versions(pins))?;
+        let versions = bpffs::versions(pins);
+        hook::follow_rename(&link, &versions)?;
+        let at_work = hook::is_ours(&link, &versions)?;
         self_test()?;
         let mut balancer = Self::load(config, pins, link)?;
         balancer.introduce(node)?;
