@@ -470,3 +470,23 @@ fn a_port_renamed_while_nobody_looked_is_taken_over_by_its_new_name() {
     assert_eq!((port.xdp_program_of("x0"), tag_features(&port, "x0")), (None, before));
     assert!(!port.pins().exists());
 }
+
+#[test]
+fn what_was_the_port_before_is_left_as_it_was() {
+    let port = Port::new("r19");
+    let before = ["p0", "p1"].map(|name| tag_features(&port, name));
+    let mut balancer = port.start(port.config());
+    let desired = [vip("192.0.2.10:80/tcp", vec![backend("a", 1)])];
+    balancer.apply(Instant::ZERO, &desired).unwrap();
+    drop(balancer);
+    assert_eq!(tag_features(&port, "p0"), [false; 3]);
+    let config = BalancerConfig { interface: "p1".to_owned(), ..port.config() };
+    let mut balancer = port.start(config);
+    assert_eq!(balancer.apply(Instant::ZERO, &desired).unwrap().writes, 0);
+    port.wait_until_free();
+    assert!(port.xdp_program_of("p1").is_some());
+    assert_eq!(["p0", "p1"].map(|name| tag_features(&port, name)), [before[0], [false; 3]]);
+    port.stop(balancer);
+    assert_eq!(["p0", "p1"].map(|name| tag_features(&port, name)), before);
+    assert!(!port.pins().exists());
+}

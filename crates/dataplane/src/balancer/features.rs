@@ -92,6 +92,8 @@ pub(crate) struct Features<D = Interface> {
     off: Vec<String>,
     /// So many of them by earlier processes.
     inherited: usize,
+    /// Likewise of devices that were the port before, by index.
+    others: Vec<(u32, String)>,
     vlans: BTreeSet<(Tag, u16)>,
     /// Whose filter stays on.
     stuck: BTreeSet<Tag>,
@@ -100,7 +102,7 @@ pub(crate) struct Features<D = Interface> {
 }
 
 impl Features {
-    /// Continues the list of `file`, as far as it is about this device.
+    /// Continues the list of `file`.
     pub(crate) fn open(link: &Link, file: &Path) -> Self {
         Self::of(Interface(link.ifindex), &link.name, link.ifindex, file)
     }
@@ -108,6 +110,19 @@ impl Features {
     /// Features of another device, which has to let in what this one had to.
     pub(crate) fn like(&self, link: &Link, file: &Path) -> Self {
         Self { vlans: self.vlans.clone(), ..Self::open(link, file) }
+    }
+
+    /// Indices of devices that features were turned off of when they were the port.
+    pub(crate) fn former_ports(&self) -> BTreeSet<u32> {
+        self.others.iter().map(|(ifindex, _)| *ifindex).collect()
+    }
+
+    /// Turns on everything that was turned off of a device that is not the port any more.
+    pub(crate) fn leave_former(&mut self, port: &Link) {
+        let of_it = self.others.extract_if(.., |(ifindex, _)| *ifindex == port.ifindex);
+        let features: Vec<String> = of_it.map(|(_, feature)| feature).collect();
+        turn_on(&Interface(port.ifindex), &port.name, &features);
+        self.save();
     }
 
     /// Turns on everything that was turned off, if the device is still there, by whatever name.
@@ -119,14 +134,16 @@ impl Features {
 impl<D: Device> Features<D> {
     fn of(device: D, interface: &str, ifindex: u32, file: &Path) -> Self {
         let text = fs::read_to_string(file).unwrap_or_default();
-        let about = |line: &str| {
+        let parsed = |line: &str| {
             let (of, feature) = line.split_once(' ')?;
-            (of == ifindex.to_string()).then(|| feature.to_owned())
+            Some((of.parse().ok()?, feature.to_owned()))
         };
-        let off: Vec<String> = text.lines().filter_map(about).collect();
+        let (own, others): (Vec<(u32, String)>, Vec<_>) =
+            text.lines().filter_map(parsed).partition(|(of, _)| *of == ifindex);
+        let off: Vec<String> = own.into_iter().map(|(_, feature)| feature).collect();
         let (interface, file, inherited) = (interface.to_owned(), file.to_owned(), off.len());
         let (vlans, stuck, told) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        Self { device, interface, ifindex, file, off, inherited, vlans, stuck, told }
+        Self { device, interface, ifindex, file, off, inherited, others, vlans, stuck, told }
     }
 
     /// Leaves VLAN tags in the frames of the device.
@@ -227,14 +244,13 @@ impl<D: Device> Features<D> {
     /// Turns on what a start that fails has turned off; what is at work since before it stays so.
     pub(crate) fn give_up(&mut self) {
         let own = self.off.split_off(self.inherited.min(self.off.len()));
-        self.turn_on(&own);
-        if self.off.is_empty() { self.forget() } else { self.save() }
+        turn_on(&self.device, &self.interface, &own);
+        self.save();
     }
 
     /// Turns on everything that was turned off.
     fn restore(&mut self) {
-        let off = std::mem::take(&mut self.off);
-        self.turn_on(&off);
+        turn_on(&self.device, &self.interface, &self.off);
         self.forget();
     }
 
@@ -242,28 +258,32 @@ impl<D: Device> Features<D> {
     fn forget(&mut self) {
         self.off.clear();
         self.inherited = 0;
-        // Others may have files beside it.
-        let _ = fs::remove_file(&self.file);
-        let _ = self.file.parent().map(fs::remove_dir);
-    }
-
-    fn turn_on(&self, features: &[String]) {
-        for feature in features {
-            match self.device.turn(feature, true) {
-                Ok(()) => tracing::info!(interface = self.interface, feature, "turned on again"),
-                Err(error) => {
-                    tracing::warn!(interface = self.interface, feature, %error, "not turned on again");
-                }
-            }
-        }
+        self.save();
     }
 
     fn save(&self) {
-        let lines: String = self.off.iter().map(|feature| format!("{} {feature}\n", self.ifindex)).collect();
+        let own = self.off.iter().map(|feature| (self.ifindex, feature));
+        let others = self.others.iter().map(|(ifindex, feature)| (*ifindex, feature));
+        let lines: String = own.chain(others).map(|(of, feature)| format!("{of} {feature}\n")).collect();
+        if lines.is_empty() {
+            // Others may have files beside it.
+            let _ = fs::remove_file(&self.file);
+            let _ = self.file.parent().map(fs::remove_dir);
+            return;
+        }
         let made = self.file.parent().map_or(Ok(()), fs::create_dir_all);
         if let Err(error) = made.and_then(|()| fs::write(&self.file, lines)) {
             let file = self.file.display();
             tracing::warn!(%file, %error, "a later process will not know what to turn on again");
+        }
+    }
+}
+
+fn turn_on(device: &impl Device, interface: &str, features: &[String]) {
+    for feature in features {
+        match device.turn(feature, true) {
+            Ok(()) => tracing::info!(interface, feature, "turned on again"),
+            Err(error) => tracing::warn!(interface, feature, %error, "not turned on again"),
         }
     }
 }
@@ -417,10 +437,13 @@ mod tests {
         second.give_up();
         assert!(!second.device.is_on(STRIPPING[0]), "the program at work needs it");
         assert!(second.device.is_on(INSERTING));
+        let mut other = Features::of(Nic::new(&[(STRIPPING[0], true, false)]), "eth1", 8, &file);
+        assert!(other.off.is_empty());
+        other.leave_tags_in().unwrap();
+        other.restore();
         let mut third = features(Nic::new(&found), &file);
         third.restore();
-        assert!(third.device.is_on(STRIPPING[0]));
-        let other = Features::of(Nic::default(), "eth0", 8, &file);
-        assert!(other.off.is_empty());
+        assert!(third.device.is_on(STRIPPING[0]), "the other device's user kept it in mind");
+        assert!(!file.exists());
     }
 }

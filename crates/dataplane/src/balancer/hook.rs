@@ -135,7 +135,7 @@ pub(crate) fn follow_rename(link: &Link, directories: &[PathBuf]) -> Result<(), 
 }
 
 /// Id of the program behind a pinned link; `None` if there is no such link.
-fn program_behind(pin: &Path) -> Option<u32> {
+pub(crate) fn program_behind(pin: &Path) -> Option<u32> {
     let link = PinnedLink::from_pin(pin).ok().map(FdLink::from)?;
     Some(link.info().ok()?.program_id())
 }

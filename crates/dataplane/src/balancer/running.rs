@@ -183,6 +183,25 @@ impl Balancer {
                 .map_err(|source| DataplaneError::system("remove", pin.display().to_string(), source))?;
             self.attach()?;
         }
+        self.leave_former_ports(netlink, &pin).await
+    }
+
+    /// What was the port before the configuration named another one gets its features back, and the program is taken off.
+    async fn leave_former_ports(&mut self, netlink: &Netlink, pin: &Path) -> Result<(), DataplaneError> {
+        for former in bpffs::links(&self.pins, Owner::Balancer)?.iter().filter(|former| *former != pin) {
+            let program = hook::program_behind(former);
+            for ifindex in self.features.former_ports() {
+                let link = netlink.link_by_index(ifindex).await?;
+                // An index alone may be of another device by now, or of another namespace.
+                let had_it = |link: &Link| program.is_some() && link.xdp.map(|xdp| xdp.program) == program;
+                if let Some(link) = link.filter(had_it) {
+                    self.features.leave_former(&link);
+                }
+            }
+            std::fs::remove_file(former)
+                .map_err(|source| DataplaneError::system("remove", former.display().to_string(), source))?;
+            tracing::info!(former = %former.display(), "taken off what was the port before");
+        }
         Ok(())
     }
 
