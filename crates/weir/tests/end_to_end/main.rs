@@ -71,7 +71,8 @@ fn weights_move_new_flows_only(overlay: &Overlay, clients: &Clients) {
     let registered = [(1, 100), (1, 100), (1, 100)];
     overlay.wait_for_shares(&[1.0 / 3.0; 3]);
     shares_follow(load, unix_ns(), &[1.0 / 3.0; 3]);
-    keepers.open(9);
+    // No later weights leave edge 3 anything. That none of these goes there happens five times in a million runs.
+    keepers.open(30);
     let steps: [(&[Weight], [f64; 3]); 5] = [
         (&[(1, 100), (1, 0)], [1.0, 0.0, 0.0]),
         (&[(1, 50), (1, 50)], [0.5, 0.5, 0.0]),
