@@ -82,6 +82,14 @@ pub(crate) fn links(directory: &Path, owner: Owner) -> Result<Vec<PathBuf>, Data
     Ok(pins)
 }
 
+/// Removes one pin.
+///
+/// # Errors
+/// If it cannot be removed, or is not there.
+pub(crate) fn unpin(pin: &Path) -> Result<(), DataplaneError> {
+    fs::remove_file(pin).map_err(|source| DataplaneError::system("remove", pin.display().to_string(), source))
+}
+
 /// Creates a pin directory.
 ///
 /// # Errors
@@ -121,9 +129,8 @@ impl Owner {
 /// # Errors
 /// If a pin cannot be removed.
 pub fn remove(directory: &Path, owner: Owner) -> Result<(), DataplaneError> {
-    let failed = |path: &Path, source| DataplaneError::system("remove", path.display().to_string(), source);
-    for path in children(directory)?.into_iter().filter(|path| owner.owns(&name_of(path))) {
-        fs::remove_file(&path).map_err(|e| failed(&path, e))?;
+    for path in children(directory)?.iter().filter(|path| owner.owns(&name_of(path))) {
+        unpin(path)?;
     }
     let root = Path::new(MOUNT_POINT);
     for parent in directory.ancestors().take_while(|p| *p != root) {

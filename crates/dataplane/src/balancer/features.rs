@@ -92,7 +92,7 @@ pub(crate) struct Features<D = Interface> {
     off: Vec<String>,
     /// So many of them by earlier processes.
     inherited: usize,
-    /// Likewise of devices that were the port before, by index.
+    /// Features that were turned off of devices that were the port before, by index.
     others: Vec<(u32, String)>,
     vlans: BTreeSet<(Tag, u16)>,
     /// Whose filter stays on.

@@ -177,8 +177,7 @@ pub(crate) async fn leave_other_hook(
         return Ok(false);
     }
     tracing::warn!(interface = link.name, %mode, "changing hooks: frames pass the port for a moment");
-    fs::remove_file(pin)
-        .map_err(|source| DataplaneError::system("remove", pin.display().to_string(), source))?;
+    bpffs::unpin(pin)?;
     wait_until_free(netlink, &link.name).await?;
     Ok(true)
 }

@@ -179,8 +179,7 @@ impl Balancer {
         self.attach()?;
         if netlink.require(&self.link.name).await?.xdp.is_none() {
             tracing::info!(interface = self.link.name, "the pinned link is of another port; attaching anew");
-            std::fs::remove_file(&pin)
-                .map_err(|source| DataplaneError::system("remove", pin.display().to_string(), source))?;
+            bpffs::unpin(&pin)?;
             self.attach()?;
         }
         self.leave_former_ports(netlink, &pin).await
@@ -198,8 +197,7 @@ impl Balancer {
                     self.features.leave_former(&link);
                 }
             }
-            std::fs::remove_file(former)
-                .map_err(|source| DataplaneError::system("remove", former.display().to_string(), source))?;
+            bpffs::unpin(former)?;
             tracing::info!(former = %former.display(), "taken off what was the port before");
         }
         Ok(())
