@@ -458,9 +458,18 @@ fn unsolicited_advertisements_are_heard() {
         ip("link set p0 up");
         let mac = [2, 0, 0, 0, 0, 0x43];
         let message = Message::Advertisement(Advertisement { target_mac: Some(mac), ..advertisement });
-        socket.send(&Frame { destination, source: mac, vlan: at.vlan, message }.encode()).unwrap();
+        let frame = Frame { destination, source: mac, vlan: at.vlan, message }.encode();
         let moved = Change::Moved { from: [2, 0, 0, 0, 0, 0x42], to: mac };
-        assert_eq!(neighbours.changed().await.unwrap(), (at, moved));
+        // The kernel drops what is sent until it has noticed the carrier, which may take it a second.
+        for _ in 0..50 {
+            socket.send(&frame).unwrap();
+            let heard = tokio::time::timeout(Duration::from_millis(100), neighbours.changed()).await;
+            if let Ok(change) = heard {
+                assert_eq!(change.unwrap(), (at, moved));
+                return;
+            }
+        }
+        panic!("not heard in five seconds");
     });
 }
 
